@@ -1,0 +1,52 @@
+// Number formats of weights and the one view through which kernels read them.
+// A format is a table row: name, values per block, bytes per block, decode. Kernels decode a tile, then run the float core.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+namespace thimble {
+
+enum class Format : uint8_t { kF32, kBF16, kF16, kNF4, kFP4 };
+
+// A weight [rows, cols], row-major ([out, in]), in any format. Owns nothing.
+struct WeightView {
+  Format format = Format::kF32;
+  int64_t rows = 0;
+  int64_t cols = 0;
+  // Values (f32, bf16, f16) or packed codes: nf4 and fp4 hold element 2k in the high nibble of byte k of the
+  // flattened weight (bitsandbytes).
+  const void* data = nullptr;
+
+  // nf4 and fp4 only. Blocks of block_size consecutive elements of the flattened weight, across row ends.
+  int32_t block_size = 64;
+  // Plain: absmax per block. Null when nested.
+  const float* absmax = nullptr;
+  // Nested (double quantisation): absmax = absmax_map[absmax_codes[b]] * nested_absmax[b / 256] + nested_offset.
+  const uint8_t* absmax_codes = nullptr;
+  const float* absmax_map = nullptr;  // 256 entries
+  const float* nested_absmax = nullptr;
+  float nested_offset = 0;
+
+  WeightView() = default;
+  // A plain f32 matrix.
+  WeightView(const float* values, int64_t rows, int64_t cols) : rows(rows), cols(cols), data(values) {}
+};
+
+struct FormatInfo {
+  std::string_view name;    // as in recipes and logs: "f32", "bf16", "f16", "nf4", "fp4"
+  int values_per_block;     // 1 for plain types
+  double bits_per_value;    // codes only, without block statistics
+};
+const FormatInfo& InfoOf(Format format);
+
+// out[0..count) = w[row, col .. col+count) as f32, exactly as the reference decoder of the format rounds it.
+void DecodeRow(const WeightView& w, int64_t row, int64_t col, int64_t count, float* out);
+
+// Conversions, round to nearest even; NaN stays NaN.
+float BF16ToFloat(uint16_t bits);
+uint16_t FloatToBF16(float value);
+float F16ToFloat(uint16_t bits);
+uint16_t FloatToF16(float value);
+
+}  // namespace thimble

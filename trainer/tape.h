@@ -1,0 +1,2 @@
+// The tape; see the trainer's own commits.
+#pragma once
