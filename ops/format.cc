@@ -2,8 +2,6 @@
 
 #include <cstring>
 
-#include "ops/check.h"
-
 namespace thimble {
 namespace {
 
@@ -11,9 +9,48 @@ constexpr FormatInfo kFormats[] = {
     {"f32", 1, 32}, {"bf16", 1, 16}, {"f16", 1, 16}, {"nf4", 2, 4}, {"fp4", 2, 4},
 };
 
+// QLoRA's quantiles of the normal distribution, as bitsandbytes rounds them to fp32.
+constexpr float kNF4Codebook[16] = {-1.0f,
+                                    -0.6961928009986877f,
+                                    -0.5250730514526367f,
+                                    -0.39491748809814453f,
+                                    -0.28444138169288635f,
+                                    -0.18477343022823334f,
+                                    -0.09105003625154495f,
+                                    0.0f,
+                                    0.07958029955625534f,
+                                    0.16093020141124725f,
+                                    0.24611230194568634f,
+                                    0.33791524171829224f,
+                                    0.44070982933044434f,
+                                    0.5626170039176941f,
+                                    0.7229568362236023f,
+                                    1.0f};
+// Bit 3 is the sign; the magnitudes are twelfths. Both zeros are +0, as in bitsandbytes' table.
+constexpr float kFP4Codebook[16] = {0.0f,
+                                    static_cast<float>(0.0625 / 12),
+                                    static_cast<float>(8.0 / 12),
+                                    1.0f,
+                                    static_cast<float>(4.0 / 12),
+                                    static_cast<float>(6.0 / 12),
+                                    static_cast<float>(2.0 / 12),
+                                    static_cast<float>(3.0 / 12),
+                                    0.0f,
+                                    static_cast<float>(-0.0625 / 12),
+                                    static_cast<float>(-8.0 / 12),
+                                    -1.0f,
+                                    static_cast<float>(-4.0 / 12),
+                                    static_cast<float>(-6.0 / 12),
+                                    static_cast<float>(-2.0 / 12),
+                                    static_cast<float>(-3.0 / 12)};
+
 }  // namespace
 
 const FormatInfo& InfoOf(Format format) { return kFormats[static_cast<int>(format)]; }
+
+const float* Codebook(Format format) {
+  return format == Format::kNF4 ? kNF4Codebook : format == Format::kFP4 ? kFP4Codebook : nullptr;
+}
 
 float BF16ToFloat(uint16_t bits) {
   const uint32_t wide = static_cast<uint32_t>(bits) << 16;
@@ -64,24 +101,6 @@ uint16_t FloatToF16(float value) {
     return sign | static_cast<uint16_t>(sum - 0x3f000000);
   }
   return sign | static_cast<uint16_t>((bits + 0xfff + ((bits >> 13) & 1) - 0x38000000) >> 13);
-}
-
-void DecodeRow(const WeightView& w, int64_t row, int64_t col, int64_t count, float* out) {
-  const int64_t begin = row * w.cols + col;
-  switch (w.format) {
-    case Format::kF32:
-      std::memcpy(out, static_cast<const float*>(w.data) + begin, count * sizeof(float));
-      return;
-    case Format::kBF16:
-      for (int64_t i = 0; i < count; ++i) out[i] = BF16ToFloat(static_cast<const uint16_t*>(w.data)[begin + i]);
-      return;
-    case Format::kF16:
-      for (int64_t i = 0; i < count; ++i) out[i] = F16ToFloat(static_cast<const uint16_t*>(w.data)[begin + i]);
-      return;
-    case Format::kNF4:
-    case Format::kFP4:
-      CHECK(false) << "4-bit decode";
-  }
 }
 
 }  // namespace thimble

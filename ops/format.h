@@ -1,5 +1,6 @@
 // Number formats of weights and the one view through which kernels read them.
-// A format is a table row: name, values per block, bytes per block, decode. Kernels decode a tile, then run the float core.
+// A format is a table row: name, values per block, bytes per block, decode. Kernels decode a tile, then run the float
+// core.
 #pragma once
 
 #include <cstdint>
@@ -34,14 +35,21 @@ struct WeightView {
 };
 
 struct FormatInfo {
-  std::string_view name;    // as in recipes and logs: "f32", "bf16", "f16", "nf4", "fp4"
-  int values_per_block;     // 1 for plain types
-  double bits_per_value;    // codes only, without block statistics
+  std::string_view name;  // as in recipes and logs: "f32", "bf16", "f16", "nf4", "fp4"
+  int values_per_block;   // 1 for plain types
+  double bits_per_value;  // codes only, without block statistics
 };
 const FormatInfo& InfoOf(Format format);
 
-// out[0..count) = w[row, col .. col+count) as f32, exactly as the reference decoder of the format rounds it.
+// The 16 values of nf4's or fp4's codes; null for the other formats.
+const float* Codebook(Format format);
+
+// out[0..count) = w[row, col .. col+count) as f32, exactly as the reference decoder of the format rounds it; for nf4
+// and fp4 fp32(codebook[code] * absmax), a nested absmax being fp32(fp32(map[q] * nested_absmax) + offset).
+// count may run past the row's end into the next rows. Any start; fastest where row * cols + col is even.
 void DecodeRow(const WeightView& w, int64_t row, int64_t col, int64_t count, float* out);
+// The same bits from plain C++, which DecodeRow falls back to (NaN in f16 may keep another payload).
+void DecodeRowPortable(const WeightView& w, int64_t row, int64_t col, int64_t count, float* out);
 
 // Conversions, round to nearest even; NaN stays NaN.
 float BF16ToFloat(uint16_t bits);

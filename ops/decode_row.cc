@@ -1,0 +1,140 @@
+// DecodeRow: weights of any format to f32, a few hundred values a call. AVX2 where the processor has it, else plain
+// C++.
+#include <algorithm>
+#include <cstring>
+
+#include "ops/format.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace thimble {
+namespace {
+
+// One decoder a level. The 4-bit ones decode `count` elements of one block: element i is nibble `begin + i` of `codes`
+// (even nibbles are high), and `table` holds the codebook already multiplied by the block's absmax.
+struct Decoders {
+  void (*bf16)(const uint16_t* in, int64_t count, float* out);
+  void (*f16)(const uint16_t* in, int64_t count, float* out);
+  void (*nibbles)(const uint8_t* codes, int64_t begin, int64_t count, const float* table, float* out);
+};
+
+void DecodeBF16Portable(const uint16_t* in, int64_t count, float* out) {
+  for (int64_t i = 0; i < count; ++i) out[i] = BF16ToFloat(in[i]);
+}
+
+void DecodeF16Portable(const uint16_t* in, int64_t count, float* out) {
+  for (int64_t i = 0; i < count; ++i) out[i] = F16ToFloat(in[i]);
+}
+
+void DecodeNibblesPortable(const uint8_t* codes, int64_t begin, int64_t count, const float* table, float* out) {
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t element = begin + i;
+    const uint8_t pair = codes[element >> 1];
+    out[i] = table[element & 1 ? pair & 15 : pair >> 4];
+  }
+}
+
+constexpr Decoders kPortable = {DecodeBF16Portable, DecodeF16Portable, DecodeNibblesPortable};
+
+#if defined(__x86_64__)
+__attribute__((target("avx2"))) void DecodeBF16Avx2(const uint16_t* in, int64_t count, float* out) {
+  int64_t i = 0;
+  for (; i + 8 <= count; i += 8) {
+    const __m128i narrow = _mm_loadu_si128(reinterpret_cast<const __m128i*>(in + i));
+    const __m256i wide = _mm256_slli_epi32(_mm256_cvtepu16_epi32(narrow), 16);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i), wide);
+  }
+  DecodeBF16Portable(in + i, count - i, out + i);
+}
+
+__attribute__((target("avx2,f16c"))) void DecodeF16Avx2(const uint16_t* in, int64_t count, float* out) {
+  int64_t i = 0;
+  for (; i + 8 <= count; i += 8) {
+    _mm256_storeu_ps(out + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(in + i))));
+  }
+  DecodeF16Portable(in + i, count - i, out + i);
+}
+
+__attribute__((target("avx2"))) void DecodeNibblesAvx2(const uint8_t* codes, int64_t begin, int64_t count,
+                                                       const float* table, float* out) {
+  int64_t i = std::min<int64_t>(begin & 1, count);
+  DecodeNibblesPortable(codes, begin, i, table, out);
+  const __m256 low = _mm256_loadu_ps(table);
+  const __m256 high = _mm256_loadu_ps(table + 8);
+  // A little-endian word of four bytes holds elements 0..7 at these bit positions.
+  const __m256i shifts = _mm256_setr_epi32(4, 0, 12, 8, 20, 16, 28, 24);
+  const uint8_t* bytes = codes + ((begin + i) >> 1);
+  for (; i + 8 <= count; i += 8, bytes += 4) {
+    int32_t word;
+    std::memcpy(&word, bytes, sizeof(word));
+    // The permutes read bits 0..2 of each lane, the blend reads bit 3 moved to the sign.
+    const __m256i index = _mm256_srlv_epi32(_mm256_set1_epi32(word), shifts);
+    const __m256 value = _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, index), _mm256_permutevar8x32_ps(high, index),
+                                          _mm256_castsi256_ps(_mm256_slli_epi32(index, 28)));
+    _mm256_storeu_ps(out + i, value);
+  }
+  DecodeNibblesPortable(codes, begin + i, count - i, table, out + i);
+}
+
+constexpr Decoders kAvx2 = {DecodeBF16Avx2, DecodeF16Avx2, DecodeNibblesAvx2};
+#endif
+
+const Decoders& BestDecoders() {
+#if defined(__x86_64__)
+  static const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c");
+  if (avx2) return kAvx2;
+#endif
+  return kPortable;
+}
+
+float BlockAbsmax(const WeightView& w, int64_t block) {
+  if (w.absmax != nullptr) return w.absmax[block];
+  const float product = w.absmax_map[w.absmax_codes[block]] * w.nested_absmax[block / 256];
+  return product + w.nested_offset;
+}
+
+void Decode4Bit(const Decoders& decoders, const WeightView& w, int64_t begin, int64_t count, float* out) {
+  const float* codebook = Codebook(w.format);
+  const uint8_t* codes = static_cast<const uint8_t*>(w.data);
+  int64_t block = begin / w.block_size;
+  int64_t block_end = (block + 1) * w.block_size;
+  float table[16];
+  for (const int64_t end = begin + count; begin < end; ++block, block_end += w.block_size) {
+    const float absmax = BlockAbsmax(w, block);
+    for (int code = 0; code < 16; ++code) table[code] = codebook[code] * absmax;
+    const int64_t length = std::min(end, block_end) - begin;
+    decoders.nibbles(codes, begin, length, table, out);
+    begin += length;
+    out += length;
+  }
+}
+
+void Decode(const Decoders& decoders, const WeightView& w, int64_t row, int64_t col, int64_t count, float* out) {
+  const int64_t begin = row * w.cols + col;
+  switch (w.format) {
+    case Format::kF32:
+      if (count > 0) std::memcpy(out, static_cast<const float*>(w.data) + begin, count * sizeof(float));
+      return;
+    case Format::kBF16:
+      return decoders.bf16(static_cast<const uint16_t*>(w.data) + begin, count, out);
+    case Format::kF16:
+      return decoders.f16(static_cast<const uint16_t*>(w.data) + begin, count, out);
+    case Format::kNF4:
+    case Format::kFP4:
+      return Decode4Bit(decoders, w, begin, count, out);
+  }
+}
+
+}  // namespace
+
+void DecodeRow(const WeightView& w, int64_t row, int64_t col, int64_t count, float* out) {
+  Decode(BestDecoders(), w, row, col, count, out);
+}
+
+void DecodeRowPortable(const WeightView& w, int64_t row, int64_t col, int64_t count, float* out) {
+  Decode(kPortable, w, row, col, count, out);
+}
+
+}  // namespace thimble
