@@ -43,7 +43,6 @@ absl::Status ErrnoStatus(std::string_view action, const std::string& path) {
   const std::string message = absl::StrCat("cannot ", std::string(action), " ", path, ": ", std::strerror(error));
   if (error == ENOENT || error == ENOTDIR) return absl::NotFoundError(message);
   if (error == EACCES || error == EPERM || error == EROFS) return absl::PermissionDeniedError(message);
-  if (error == ENOSPC || error == EDQUOT) return absl::ResourceExhaustedError(message);
   return absl::UnknownError(message);
 }
 

@@ -1,0 +1,103 @@
+// The table of refused pairs.
+#include "recipes/refused_pairs.h"
+
+#include "absl/strings/str_cat.h"
+#include "recipes/recipe_reader.h"
+
+namespace thimble {
+namespace {
+
+struct RefusedPair {
+  const char* first;
+  const char* second;
+  const char* reason;
+  bool (*applies)(const Recipe& recipe);
+};
+
+bool HasAdapter(const Recipe& r) { return r.adapter().type() != Adapter::TYPE_NONE; }
+bool IsQuantized(const Recipe& r) { return r.quantization().format() != Quantization::FORMAT_NONE; }
+bool HasValidation(const Recipe& r) { return r.data().validation_size() > 0 || r.data().validation_share() > 0; }
+
+constexpr RefusedPair kRefusedPairs[] = {
+    {"model.path", "model.config", "the folder's config.json already says the shape: give one of them",
+     [](const Recipe& r) { return r.model().has_path() && r.model().has_config(); }},
+    {"model.path", "model.config", "give the folder of a base, or the shape of a model to train from scratch",
+     [](const Recipe& r) { return !r.model().has_path() && !r.model().has_config(); }},
+    {"model.config", "model.tokenizer", "a model from scratch needs a tokenizer: give its tokenizer.json",
+     [](const Recipe& r) { return r.model().has_config() && !r.model().has_tokenizer(); }},
+    {"model.config", "quantization.format", "fresh weights must train, and 4-bit weights cannot: set format to none",
+     [](const Recipe& r) { return r.model().has_config() && IsQuantized(r); }},
+    {"model.config", "adapter.type", "fresh weights must train themselves: set adapter.type to none",
+     [](const Recipe& r) { return r.model().has_config() && HasAdapter(r); }},
+    {"model.config.num_heads", "model.config.num_kv_heads", "num_kv_heads must divide num_heads",
+     [](const Recipe& r) {
+       const DecoderShape& shape = r.model().config();
+       return shape.has_num_kv_heads() && shape.num_heads() % shape.num_kv_heads() != 0;
+     }},
+    {"model.config.hidden_dim", "model.config.num_heads", "num_heads must divide hidden_dim, or give head_dim",
+     [](const Recipe& r) {
+       const DecoderShape& shape = r.model().config();
+       return r.model().has_config() && !shape.has_head_dim() && shape.hidden_dim() % shape.num_heads() != 0;
+     }},
+    {"model.config.hidden_dim", "model.config.head_dim", "the width of a head must be even, for rotary positions",
+     [](const Recipe& r) {
+       const DecoderShape& shape = r.model().config();
+       if (!r.model().has_config()) return false;
+       return (shape.has_head_dim() ? shape.head_dim() : shape.hidden_dim() / shape.num_heads()) % 2 != 0;
+     }},
+    {"quantization.block_size", "quantization.format", "block_size must be a power of two",
+     [](const Recipe& r) {
+       const int64_t size = r.quantization().block_size();
+       return IsQuantized(r) && (size & (size - 1)) != 0;
+     }},
+    {"adapter.type", "trainable.weights",
+     "an adapter stands beside frozen weights: set adapter.type to none to train all",
+     [](const Recipe& r) { return HasAdapter(r) && TrainsAllWeights(r); }},
+    {"trainable.weights", "adapter.type", "there is no adapter to train: set adapter.type to lora or dora",
+     [](const Recipe& r) { return !HasAdapter(r) && !TrainsAllWeights(r); }},
+    {"quantization.format", "adapter.type",
+     "4-bit weights are frozen: set adapter.type to lora or dora, or format to none",
+     [](const Recipe& r) { return IsQuantized(r) && !HasAdapter(r); }},
+    {"data.validation", "data.validation_share", "give held-out files or a share of the training rows",
+     [](const Recipe& r) { return r.data().validation_size() > 0 && r.data().validation_share() > 0; }},
+    {"schedule.warmup_steps", "schedule.warmup_ratio", "give one of them",
+     [](const Recipe& r) { return r.schedule().has_warmup_steps() && r.schedule().has_warmup_ratio(); }},
+    {"training.epochs", "training.steps", "give one of them",
+     [](const Recipe& r) { return r.training().has_epochs() && r.training().has_steps(); }},
+    {"schedule.warmup_steps", "training.steps", "the warm-up must be shorter than the run",
+     [](const Recipe& r) {
+       return r.training().has_steps() && r.schedule().has_warmup_steps() &&
+              r.schedule().warmup_steps() >= r.training().steps() && r.schedule().warmup_steps() > 0;
+     }},
+    {"training.early_stopping", "data.validation", "stopping early needs held-out rows: give data.validation",
+     [](const Recipe& r) { return r.training().early_stopping() > 0 && !HasValidation(r); }},
+    {"training.early_stopping", "training.eval_every", "stopping early needs evaluations: give training.eval_every",
+     [](const Recipe& r) { return r.training().early_stopping() > 0 && r.training().eval_every() == 0; }},
+    {"loss.filter_threshold", "loss.label_smoothing",
+     "smoothing gives every token a gradient, so nothing can be skipped",
+     [](const Recipe& r) { return r.loss().filter_threshold() > 0 && r.loss().label_smoothing() > 0; }},
+    {"output.export.format", "adapter.type",
+     "peft exports an adapter and there is none: set output.export.format to merged",
+     [](const Recipe& r) { return r.output().export_().format() == Export::FORMAT_PEFT && !HasAdapter(r); }},
+};
+
+// "my.yaml:3: adapter.type and quantization.format (my.yaml:7)", led by the first place that is known.
+std::string Named(const RefusedPair& pair, const std::string& first_place, const std::string& second_place) {
+  std::string text = first_place.empty() ? "" : absl::StrCat(first_place, ": ");
+  absl::StrAppend(&text, pair.first, " and ", pair.second);
+  if (!second_place.empty()) absl::StrAppend(&text, " (", second_place, ")");
+  return text;
+}
+
+}  // namespace
+
+absl::Status CheckRefusedPairs(const Recipe& recipe, const std::function<std::string(const std::string& key)>& place) {
+  for (const RefusedPair& pair : kRefusedPairs) {
+    if (!pair.applies(recipe)) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat(Named(pair, place(pair.first), place(pair.second)), ": ", pair.reason));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace thimble
