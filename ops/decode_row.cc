@@ -13,11 +13,11 @@ namespace thimble {
 namespace {
 
 // One decoder a level. The 4-bit ones decode `count` elements of one block: element i is nibble `begin + i` of `codes`
-// (even nibbles are high), and `table` holds the codebook already multiplied by the block's absmax.
+// (even nibbles are high), and every value is fp32(codebook[code] * absmax).
 struct Decoders {
   void (*bf16)(const uint16_t* in, int64_t count, float* out);
   void (*f16)(const uint16_t* in, int64_t count, float* out);
-  void (*nibbles)(const uint8_t* codes, int64_t begin, int64_t count, const float* table, float* out);
+  void (*block)(const uint8_t* codes, int64_t begin, int64_t count, const float* codebook, float absmax, float* out);
 };
 
 void DecodeBF16Portable(const uint16_t* in, int64_t count, float* out) {
@@ -28,15 +28,16 @@ void DecodeF16Portable(const uint16_t* in, int64_t count, float* out) {
   for (int64_t i = 0; i < count; ++i) out[i] = F16ToFloat(in[i]);
 }
 
-void DecodeNibblesPortable(const uint8_t* codes, int64_t begin, int64_t count, const float* table, float* out) {
+void DecodeBlockPortable(const uint8_t* codes, int64_t begin, int64_t count, const float* codebook, float absmax,
+                         float* out) {
   for (int64_t i = 0; i < count; ++i) {
     const int64_t element = begin + i;
     const uint8_t pair = codes[element >> 1];
-    out[i] = table[element & 1 ? pair & 15 : pair >> 4];
+    out[i] = codebook[element & 1 ? pair & 15 : pair >> 4] * absmax;
   }
 }
 
-constexpr Decoders kPortable = {DecodeBF16Portable, DecodeF16Portable, DecodeNibblesPortable};
+constexpr Decoders kPortable = {DecodeBF16Portable, DecodeF16Portable, DecodeBlockPortable};
 
 #if defined(__x86_64__)
 __attribute__((target("avx2"))) void DecodeBF16Avx2(const uint16_t* in, int64_t count, float* out) {
@@ -57,12 +58,13 @@ __attribute__((target("avx2,f16c"))) void DecodeF16Avx2(const uint16_t* in, int6
   DecodeF16Portable(in + i, count - i, out + i);
 }
 
-__attribute__((target("avx2"))) void DecodeNibblesAvx2(const uint8_t* codes, int64_t begin, int64_t count,
-                                                       const float* table, float* out) {
+__attribute__((target("avx2"))) void DecodeBlockAvx2(const uint8_t* codes, int64_t begin, int64_t count,
+                                                     const float* codebook, float absmax, float* out) {
   int64_t i = std::min<int64_t>(begin & 1, count);
-  DecodeNibblesPortable(codes, begin, i, table, out);
-  const __m256 low = _mm256_loadu_ps(table);
-  const __m256 high = _mm256_loadu_ps(table + 8);
+  DecodeBlockPortable(codes, begin, i, codebook, absmax, out);
+  // Scaling the 16 values once and permuting them gives the same products as scaling each element.
+  const __m256 low = _mm256_mul_ps(_mm256_loadu_ps(codebook), _mm256_set1_ps(absmax));
+  const __m256 high = _mm256_mul_ps(_mm256_loadu_ps(codebook + 8), _mm256_set1_ps(absmax));
   // A little-endian word of four bytes holds elements 0..7 at these bit positions.
   const __m256i shifts = _mm256_setr_epi32(4, 0, 12, 8, 20, 16, 28, 24);
   const uint8_t* bytes = codes + ((begin + i) >> 1);
@@ -75,10 +77,10 @@ __attribute__((target("avx2"))) void DecodeNibblesAvx2(const uint8_t* codes, int
                                           _mm256_castsi256_ps(_mm256_slli_epi32(index, 28)));
     _mm256_storeu_ps(out + i, value);
   }
-  DecodeNibblesPortable(codes, begin + i, count - i, table, out + i);
+  DecodeBlockPortable(codes, begin + i, count - i, codebook, absmax, out + i);
 }
 
-constexpr Decoders kAvx2 = {DecodeBF16Avx2, DecodeF16Avx2, DecodeNibblesAvx2};
+constexpr Decoders kAvx2 = {DecodeBF16Avx2, DecodeF16Avx2, DecodeBlockAvx2};
 #endif
 
 const Decoders& BestDecoders() {
@@ -100,12 +102,9 @@ void Decode4Bit(const Decoders& decoders, const WeightView& w, int64_t begin, in
   const uint8_t* codes = static_cast<const uint8_t*>(w.data);
   int64_t block = begin / w.block_size;
   int64_t block_end = (block + 1) * w.block_size;
-  float table[16];
   for (const int64_t end = begin + count; begin < end; ++block, block_end += w.block_size) {
-    const float absmax = BlockAbsmax(w, block);
-    for (int code = 0; code < 16; ++code) table[code] = codebook[code] * absmax;
     const int64_t length = std::min(end, block_end) - begin;
-    decoders.nibbles(codes, begin, length, table, out);
+    decoders.block(codes, begin, length, codebook, BlockAbsmax(w, block), out);
     begin += length;
     out += length;
   }
