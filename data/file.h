@@ -16,6 +16,9 @@ absl::StatusOr<std::string> ReadFile(const std::string& path);
 // syncs the folder. On an error path.tmp is removed and `path` is as before.
 absl::Status WriteFileAtomically(const std::string& path, std::string_view content);
 
+// Makes a rename or a new name in the folder of `path` last through a power cut, where the file system can.
+void SyncFolderOf(const std::string& path);
+
 // The Status for a failed system call on `path`, from errno: "cannot <action> <path>: <reason>".
 absl::Status ErrnoStatus(std::string_view action, const std::string& path);
 

@@ -1,0 +1,54 @@
+#include "data/tensor_dtype.h"
+
+#include "ops/check.h"
+
+namespace thimble {
+namespace {
+
+struct DTypeRow {
+  std::string_view name;
+  int64_t bits;
+};
+
+// Indexed by TensorDType.
+constexpr DTypeRow kDTypes[] = {
+    {"BOOL", 8},    {"F4", 4},      {"F6_E2M3", 6}, {"F6_E3M2", 6},     {"U8", 8},          {"I8", 8},
+    {"F8_E5M2", 8}, {"F8_E4M3", 8}, {"F8_E8M0", 8}, {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8}, {"I16", 16},
+    {"U16", 16},    {"F16", 16},    {"BF16", 16},   {"I32", 32},        {"U32", 32},        {"F32", 32},
+    {"C64", 64},    {"F64", 64},    {"I64", 64},    {"U64", 64},
+};
+constexpr int kDTypeCount = static_cast<int>(sizeof(kDTypes) / sizeof(kDTypes[0]));
+static_assert(kDTypeCount == static_cast<int>(TensorDType::kU64) + 1);
+
+}  // namespace
+
+std::string_view NameOf(TensorDType dtype) { return kDTypes[static_cast<int>(dtype)].name; }
+
+std::optional<TensorDType> TensorDTypeFromName(std::string_view name) {
+  for (int i = 0; i < kDTypeCount; ++i) {
+    if (kDTypes[i].name == name) return static_cast<TensorDType>(i);
+  }
+  return std::nullopt;
+}
+
+int64_t BitsOf(TensorDType dtype) { return kDTypes[static_cast<int>(dtype)].bits; }
+
+std::optional<Format> FormatOf(TensorDType dtype) {
+  switch (dtype) {
+    case TensorDType::kF32:
+      return Format::kF32;
+    case TensorDType::kBF16:
+      return Format::kBF16;
+    case TensorDType::kF16:
+      return Format::kF16;
+    default:
+      return std::nullopt;
+  }
+}
+
+TensorDType TensorDTypeOf(Format format) {
+  CHECK(format == Format::kF32 || format == Format::kBF16 || format == Format::kF16);
+  return format == Format::kF32 ? TensorDType::kF32 : format == Format::kBF16 ? TensorDType::kBF16 : TensorDType::kF16;
+}
+
+}  // namespace thimble
