@@ -1,6 +1,6 @@
 // HDF5 files of named arrays, texts and numbers: written whole and atomically, every byte covered by a checksum.
 // HDF5 lays the file out and describes it (any HDF5 viewer reads it); the bytes of the arrays are written and read
-// here, so that errors of the disk are ours to report. Layout: docs in hdf5_file.cc.
+// here, so that errors of the disk are reported in full. The layout is described in hdf5_file.cc.
 #pragma once
 
 #include <cstdint>
@@ -35,9 +35,10 @@ class Hdf5Writer {
   void AddInt(std::string name, int64_t value);
   void AddFloat(std::string name, double value);
 
-  // Writes `path`.<process>.tmp, syncs, renames, syncs the folder. On any error (disk full, a source's error) `path`
-  // is as before and nothing is left behind. Can be called again with another path.
-  absl::Status Commit(const std::string& path) const;
+  // Writes `path`.tmp (or `beside`, in the same folder), syncs, renames, syncs the folder. On any error (disk full, a
+  // source's error) `path` is as before and nothing is left behind. Can be called again with another path.
+  absl::Status Commit(const std::string& path) const { return Commit(path, path + ".tmp"); }
+  absl::Status Commit(const std::string& path, const std::string& beside) const;
 
  private:
   struct Entry {
@@ -46,8 +47,7 @@ class Hdf5Writer {
     std::vector<int64_t> shape;
     Source source;
   };
-  absl::Status CreateLayout(const std::string& path, std::vector<int64_t>* offsets) const;
-  absl::Status WriteArrays(int fd, const std::string& path, const std::vector<int64_t>& offsets) const;
+  absl::Status WriteFile(int layout_fd, const std::vector<int64_t>& offsets, int fd, const std::string& path) const;
 
   std::vector<Entry> entries_;
 };
@@ -84,7 +84,6 @@ class Hdf5Reader {
 
  private:
   Hdf5Reader() = default;
-  absl::Status ReadLayout();
   absl::Status ReadBytes(const Entry& entry, int64_t first_byte, int64_t bytes, void* out) const;
 
   std::string path_;
