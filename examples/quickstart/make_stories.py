@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes the quickstart's short stories: instruction examples (train.jsonl, heldout.jsonl) and bulk text for pretraining.
+"""Makes the quickstart's short stories: instruction examples and bulk text for pretraining.
 
     make_stories.py                      write train.jsonl and heldout.jsonl beside this script, and verify them
     make_stories.py --check              verify the committed files only
@@ -31,8 +31,9 @@ def expand(rng, template, slots):
     return re.sub(r'\{(\w+)\}', lambda m: slots[m.group(1)], text)
 
 
-def make_story(rng, source, fixed):
-    """Returns (text, facts). `fixed` sets some facts; the others are drawn. facts['events'] is a set."""
+def make_story(rng, source, fixed, brief=False):
+    """Returns (text, facts). `fixed` sets some facts; the others are drawn. facts['events'] is a set, facts['told'] the
+    tasks that the story answers: all of them, or some where it is brief."""
     facts = {task: fixed.get(task) or rng.choice(LABELS[task]) for task in TASKS if task != 'event'}
     events = list(words.EVENTS)
     rng.shuffle(events)
@@ -53,24 +54,28 @@ def make_story(rng, source, fixed):
     def say(templates):
         return expand(rng, rng.choice(templates), slots)
 
+    parts = ['animal', 'thing', 'weather', 'event', 'mood']
+    if brief:
+        parts = rng.sample(parts, rng.randint(1, 3))
     weather = source['weather']
-    middle = [say(source['animal']), say(source['thing']),
-              say(weather['any'] if rng.random() < 0.6 else weather[facts['weather']])]
-    middle += [say(source['event'][event]) for event in sorted(facts['events'])]
-    if rng.random() < 0.4:
+    tell = {'animal': lambda: [say(source['animal'])], 'thing': lambda: [say(source['thing'])],
+            'weather': lambda: [say(weather['any'] if rng.random() < 0.6 else weather[facts['weather']])],
+            'event': lambda: [say(source['event'][event]) for event in sorted(facts['events'])]}
+    middle = [sentence for part in parts if part != 'mood' for sentence in tell[part]()]
+    if not brief and rng.random() < 0.4:
         middle.append(say(source['filler']))
-    mood = say(source['mood'])
-    if rng.random() < 0.3:
-        middle.append(mood)
     rng.shuffle(middle)
-    sentences = [say(source['opening'])] + middle
-    if mood not in sentences:
-        sentences.append(mood)
-    if rng.random() < 0.5:  # A second sign of the same mood.
-        second = say(source['mood'])
-        if second not in sentences:
-            sentences.append(second)
-    return ' '.join(sentences), facts
+    moods = []
+    if 'mood' in parts:
+        moods = [say(source['mood'])]
+        if not brief and rng.random() < 0.5:  # A second sign of the same mood.
+            moods.append(say(source['mood']))
+        if rng.random() < 0.3:
+            middle.insert(rng.randint(0, len(middle)), moods.pop())
+    told = set(parts + ['place'] + (['colour'] if 'thing' in parts else []))
+    facts['told'] = [task for task in TASKS if task in told]
+    sentences = [say(source['opening'])] + middle + [mood for mood in moods if mood not in middle]
+    return ' '.join(dict.fromkeys(sentences)), facts
 
 
 def make_example(rng, source, task, label, event=None):
@@ -103,14 +108,13 @@ def make_examples(seed, source, per_task):
 
 # Natural ways to tell a fact again; none has the form of an instruction answer.
 RETELL = {
-    'mood': ['It was a {} story.', 'The story was {}.', 'So {N} was {}.', '{N} felt {} in the end.',
-             'It is a story about being {}.'],
+    'mood': ['The story was {}.', 'The mood was {}.', 'So {N} was {}.', '{N} felt {} in the end.'],
     'place': ['The story happened {P}.', 'They were {P}.', 'All this was {P}.', 'The place was the {}.',
               'It took place {P}.'],
-    'animal': ['There was a {} in it.', 'The animal was a {}.', 'It was about a {}.', '{N} was with a {}.'],
-    'weather': ['The weather was {}.', 'It was a {} day.', 'The day was {}.', 'It was {} outside.'],
-    'colour': ['The colour was {}.', 'The {T} was {}.', 'It had the colour {}.', 'It was a {} {T}.'],
-    'thing': ['The thing was a {}.', '{N} had a {}.', 'It was about a {}.'],
+    'animal': ['There was a {} in it.', 'The animal was a {}.', '{N} was with a {}.'],
+    'weather': ['The weather was {}.', 'The day was {}.', 'It was {} outside.'],
+    'colour': ['The colour was {}.', 'The {T} was {}.', 'It had the colour {}.'],
+    'thing': ['The thing was a {}.', '{N} had a {}.'],
     'yes': ['Yes, someone did {}.', 'Yes, {N} or a friend did {}.', 'Yes, they did {}.'],
     'no': ['No, nobody did {}.', 'No, they did not {}.', 'No, no one did {}.'],
 }
@@ -119,7 +123,8 @@ ASK = {
     'place': ['Where were they?', 'Where was {N}?', 'What was the place?', 'Where did all this happen?'],
     'animal': ['What animal was there?', 'Which animal came?', 'What was the animal?', 'Who was with {N}?'],
     'weather': ['How was the weather?', 'What was the weather?', 'What kind of day was it?', 'How was it outside?'],
-    'colour': ['What colour was it?', 'Which colour was the {T}?', 'What was the colour?', 'What colour was the thing?'],
+    'colour': ['What colour was it?', 'Which colour was the {T}?', 'What was the colour?',
+               'What colour was the thing?'],
     'thing': ['What did {N} have?', 'Which thing was there?', 'What was the thing?', 'What thing did you hear of?'],
     'event': ['Did they {}?', 'Did {N} {}?', 'Did someone {}?', 'Was there anyone to {}?'],
 }
@@ -138,21 +143,26 @@ def ask(rng, task, facts):
 
 
 def bulk_document(rng):
-    """A story of the training wording, told again, asked about in prose, or as a conversation in chat form."""
-    story, facts = make_story(rng, words.TRAIN, {})
-    tasks = rng.sample(TASKS, rng.randint(2, 5))
-    pairs = [ask(rng, task, facts) for task in tasks]
+    """A story of the training wording, told twice, told again, asked about in prose, or as a talk in chat form.
+
+    Half of the stories are brief, and some are told twice, because a small model learns from these first how to find
+    in a text what is asked for."""
+    story, facts = make_story(rng, words.TRAIN, {}, brief=rng.random() < 0.5)
     kind = rng.random()
+    if kind < 0.12:
+        return story + '\n' + rng.choice(['Tell it again.', 'Once more:', 'Then it was told again.']) + '\n' + story
+    tasks = rng.sample(facts['told'], rng.randint((len(facts['told']) + 1) // 2, len(facts['told'])))
+    pairs = [ask(rng, task, facts) for task in tasks]
     if kind < 0.35:
-        return story + '\n' + ' '.join(answer for task, (_, answer) in zip(tasks, pairs) if task != 'event')
-    if kind < 0.55:
+        return story + '\n' + ' '.join(answer for _, answer in pairs)
+    if kind < 0.5:
         who = rng.choice(['mother', 'father', 'grandma', 'the teacher', 'a friend'])
-        lines = [f'"{question}" asked {who}. "{answer}"' for question, answer in pairs]
-        return story + '\n' + '\n'.join(lines)
+        return story + '\n' + '\n'.join(f'"{question}" asked {who}. "{answer}"' for question, answer in pairs)
     turn = '<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n{}<|im_end|>\n'
-    if kind < 0.62:
+    if kind < 0.55:
         wish = 'Tell me a {mood} story about a {animal} and a {thing}.'.format(**facts)
-        return turn.format(wish, story)
+        wanted = {task: facts[task] for task in ('mood', 'animal', 'thing')}
+        return turn.format(wish, make_story(rng, words.TRAIN, wanted)[0])
     pairs = [(story + '\n' + pairs[0][0], pairs[0][1])] + pairs[1:]
     return ''.join(turn.format(question, answer) for question, answer in pairs)
 
