@@ -25,6 +25,10 @@ namespace {
 using google::protobuf::Descriptor;
 using google::protobuf::FieldDescriptor;
 using google::protobuf::Message;
+using google::protobuf::Reflection;
+using recipe::Adapter;
+using recipe::Option;
+using recipe::Trainable;
 
 constexpr size_t kLargestRecipeBytes = 1 << 20;
 
@@ -57,8 +61,6 @@ class RecipeParser {
   absl::Status ReadSection(const YAML::Node& node, const std::string& prefix, Message* message);
   absl::Status ReadField(const YAML::Node& node, const std::string& key, const FieldDescriptor& field,
                          Message* message);
-  absl::Status ReadElement(const YAML::Node& node, const std::string& key, const FieldDescriptor& field,
-                           Message* message);
   absl::Status ReadScalar(const YAML::Node& node, const std::string& key, const FieldDescriptor& field,
                           Message* message);
   absl::Status SetKey(const std::vector<std::string>& path, size_t depth, const std::string& prefix,
@@ -134,39 +136,26 @@ absl::Status RecipeParser::ReadSection(const YAML::Node& node, const std::string
 
 absl::Status RecipeParser::ReadField(const YAML::Node& node, const std::string& key, const FieldDescriptor& field,
                                      Message* message) {
-  const google::protobuf::Reflection& reflection = *message->GetReflection();
+  const Reflection& reflection = *message->GetReflection();
   if (node.IsNull()) {
     reflection.ClearField(message, &field);
     return absl::OkStatus();
   }
-  if (!field.is_repeated()) return ReadElement(node, key, field, message);
+  if (field.message_type() != nullptr) {
+    if (!node.IsMap()) return WrongValue(node, key, field);
+    return ReadSection(node, key + ".", reflection.MutableMessage(message, &field));
+  }
+  if (!field.is_repeated()) return ReadScalar(node, key, field, message);
   reflection.ClearField(message, &field);
-  if (!node.IsSequence()) return ReadElement(node, field.message_type() ? key + ".0" : key, field, message);
-  int index = 0;
-  for (const YAML::Node& element : node) {
-    RETURN_IF_ERROR(ReadElement(element, absl::StrCat(key, ".", index++), field, message));
-  }
+  if (!node.IsSequence()) return ReadScalar(node, key, field, message);
+  for (const YAML::Node& element : node) RETURN_IF_ERROR(ReadScalar(element, key, field, message));
   return absl::OkStatus();
-}
-
-absl::Status RecipeParser::ReadElement(const YAML::Node& node, const std::string& key, const FieldDescriptor& field,
-                                       Message* message) {
-  if (field.message_type() == nullptr) return ReadScalar(node, key, field, message);
-  const google::protobuf::Reflection& reflection = *message->GetReflection();
-  Message* section =
-      field.is_repeated() ? reflection.AddMessage(message, &field) : reflection.MutableMessage(message, &field);
-  if (node.IsMap()) return ReadSection(node, key + ".", section);
-  for (int i = 0; i < field.message_type()->field_count() && node.IsScalar(); ++i) {
-    const FieldDescriptor& inner = *field.message_type()->field(i);
-    if (OptionOf(inner).shorthand()) return ReadScalar(node, absl::StrCat(key, ".", inner.name()), inner, section);
-  }
-  return WrongValue(node, key, field);
 }
 
 absl::Status RecipeParser::ReadScalar(const YAML::Node& node, const std::string& key, const FieldDescriptor& field,
                                       Message* message) {
   if (!node.IsScalar()) return WrongValue(node, key, field);
-  const google::protobuf::Reflection& reflection = *message->GetReflection();
+  const Reflection& reflection = *message->GetReflection();
   const Option& option = OptionOf(field);
   const std::string& text = node.Scalar();
   const bool quoted = node.Tag() == "!";  // "16" is a text, 16 a number
@@ -265,23 +254,12 @@ absl::Status RecipeParser::SetKey(const std::vector<std::string>& path, size_t d
   if (field->message_type() == nullptr) {
     return absl::InvalidArgumentError(absl::StrCat(where, ": ", key, " has no keys of its own"));
   }
-  const google::protobuf::Reflection& reflection = *message->GetReflection();
-  if (!field->is_repeated()) {
-    return SetKey(path, depth + 1, key + ".", value, reflection.MutableMessage(message, field));
-  }
-  const int size = reflection.FieldSize(*message, field);
-  int index = 0;
-  if (!absl::SimpleAtoi(path[depth + 1], &index) || index < 0 || index >= size || depth + 2 == path.size()) {
-    return absl::InvalidArgumentError(absl::StrCat(where, ": ", key, " is a list of ", size,
-                                                   "; name an element's key, for example ", key, ".0.",
-                                                   field->message_type()->field(0)->name()));
-  }
-  return SetKey(path, depth + 2, absl::StrCat(key, ".", index, "."), value,
-                reflection.MutableRepeatedMessage(message, field, index));
+  Message* section = message->GetReflection()->MutableMessage(message, field);
+  return SetKey(path, depth + 1, key + ".", value, section);
 }
 
 absl::Status RecipeParser::CheckRequired(const Message& message, const std::string& prefix) const {
-  const google::protobuf::Reflection& reflection = *message.GetReflection();
+  const Reflection& reflection = *message.GetReflection();
   for (int i = 0; i < message.GetDescriptor()->field_count(); ++i) {
     const FieldDescriptor& field = *message.GetDescriptor()->field(i);
     const std::string key = prefix + field.name();
@@ -292,29 +270,19 @@ absl::Status RecipeParser::CheckRequired(const Message& message, const std::stri
       return absl::InvalidArgumentError(absl::StrCat(place.empty() ? file_ : place, ": ", key, ": missing; expected ",
                                                      AllowedText(field), ". ", OptionOf(field).help()));
     }
-    if (field.message_type() == nullptr) continue;
-    const int count = field.is_repeated() ? reflection.FieldSize(message, &field) : 1;
-    for (int e = 0; e < count; ++e) {
-      if (!field.is_repeated() && !given && OptionOf(field).optional_section()) continue;
-      const Message& section = field.is_repeated() ? reflection.GetRepeatedMessage(message, &field, e)
-                                                   : reflection.GetMessage(message, &field);
-      RETURN_IF_ERROR(CheckRequired(section, field.is_repeated() ? absl::StrCat(key, ".", e, ".") : key + "."));
-    }
+    if (field.message_type() == nullptr || (!given && OptionOf(field).optional_section())) continue;
+    RETURN_IF_ERROR(CheckRequired(reflection.GetMessage(message, &field), key + "."));
   }
   return absl::OkStatus();
 }
 
 // Sets every option that has a default and every section that always exists.
 void SetDefaults(Message* message) {
-  const google::protobuf::Reflection& reflection = *message->GetReflection();
+  const Reflection& reflection = *message->GetReflection();
   for (int i = 0; i < message->GetDescriptor()->field_count(); ++i) {
     const FieldDescriptor& field = *message->GetDescriptor()->field(i);
     if (field.message_type() != nullptr) {
-      for (int e = 0; field.is_repeated() && e < reflection.FieldSize(*message, &field); ++e) {
-        SetDefaults(reflection.MutableRepeatedMessage(message, &field, e));
-      }
-      if (field.is_repeated() || (OptionOf(field).optional_section() && !reflection.HasField(*message, &field)))
-        continue;
+      if (OptionOf(field).optional_section() && !reflection.HasField(*message, &field)) continue;
       SetDefaults(reflection.MutableMessage(message, &field));
       continue;
     }

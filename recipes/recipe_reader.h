@@ -11,8 +11,11 @@
 
 namespace thimble {
 
+// The schema's messages are in namespace recipe, apart from the engine's own names.
+using recipe::Recipe;
+
 // Reads the YAML file `path`, then applies `overrides`, each "a.b=value" as given to --set (the value is YAML; lists
-// are written [a, b]; an element is named by its index, as in data.train.0.weight=2). `null` takes a key back.
+// are written [a, b]). `null` takes a key back.
 //
 // In the result every option that has a default is set, and every path is absolute: relative ones are taken from the
 // recipe's folder, those in overrides from the working folder, and ~/ is the home folder.

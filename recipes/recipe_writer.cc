@@ -48,8 +48,6 @@ std::string ScalarText(const Message& message, const FieldDescriptor& field) {
   }
 }
 
-void AppendSection(const Message& message, const std::string& indent, std::string* out);
-
 void AppendList(const Message& message, const FieldDescriptor& field, const std::string& indent, std::string* out) {
   const Reflection& reflection = *message.GetReflection();
   const int size = reflection.FieldSize(message, &field);
@@ -59,14 +57,7 @@ void AppendList(const Message& message, const FieldDescriptor& field, const std:
   }
   absl::StrAppend(out, "\n");
   for (int i = 0; i < size; ++i) {
-    if (field.message_type() == nullptr) {
-      absl::StrAppend(out, indent, "  - ", Quoted(reflection.GetRepeatedString(message, &field, i)), "\n");
-      continue;
-    }
-    std::string element;
-    AppendSection(reflection.GetRepeatedMessage(message, &field, i), indent + "    ", &element);
-    element[indent.size() + 2] = '-';
-    absl::StrAppend(out, element);
+    absl::StrAppend(out, indent, "  - ", Quoted(reflection.GetRepeatedString(message, &field, i)), "\n");
   }
 }
 
@@ -90,7 +81,7 @@ void AppendSection(const Message& message, const std::string& indent, std::strin
 
 }  // namespace
 
-std::string WriteRecipe(const Recipe& recipe) {
+std::string WriteRecipe(const recipe::Recipe& recipe) {
   std::string out;
   AppendSection(recipe, "", &out);
   return out;

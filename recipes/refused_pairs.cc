@@ -7,6 +7,11 @@
 namespace thimble {
 namespace {
 
+using recipe::Adapter;
+using recipe::DecoderShape;
+using recipe::Export;
+using recipe::Quantization;
+
 struct RefusedPair {
   const char* first;
   const char* second;

@@ -19,6 +19,7 @@ using google::protobuf::Descriptor;
 using google::protobuf::EnumDescriptor;
 using google::protobuf::EnumValueDescriptor;
 using google::protobuf::FieldDescriptor;
+using recipe::Option;
 
 struct ByteUnit {
   const char* name;
@@ -74,7 +75,7 @@ void AppendKeys(const Descriptor& section, const std::string& prefix, std::vecto
 
 }  // namespace
 
-const Option& OptionOf(const FieldDescriptor& field) { return field.options().GetExtension(option); }
+const Option& OptionOf(const FieldDescriptor& field) { return field.options().GetExtension(recipe::option); }
 
 std::string EnumText(const EnumValueDescriptor& value) {
   const std::string prefix = EnumPrefix(*value.type());
@@ -109,11 +110,10 @@ std::string AllowedText(const FieldDescriptor& field) {
       return (field.enum_type()->value_count() > 1 ? "one of " : "") +
              absl::StrJoin(EnumTexts(*field.enum_type()), ", ");
     case FieldDescriptor::CPPTYPE_STRING:
-      if (field.is_repeated()) return "a list of names";
+      if (field.is_repeated()) return limits.path() ? "a path or a list of paths" : "a text or a list of texts";
       return limits.path() ? "a path" : "a text";
     case FieldDescriptor::CPPTYPE_MESSAGE:
-      return absl::StrCat(field.is_repeated() ? "a list with the keys " : "the keys ",
-                          absl::StrJoin(OptionNames(*field.message_type()), ", "));
+      return "the keys " + absl::StrJoin(OptionNames(*field.message_type()), ", ");
     default:
       CHECK(false) << field.full_name() << " has a type that recipes do not use";
   }

@@ -12,7 +12,7 @@
 namespace thimble {
 
 // The help and the limits of an option.
-const Option& OptionOf(const google::protobuf::FieldDescriptor& field);
+const recipe::Option& OptionOf(const google::protobuf::FieldDescriptor& field);
 
 // "nf4" for FORMAT_NF4 of the enum Format: the name without the enum's prefix, in lower case.
 std::string EnumText(const google::protobuf::EnumValueDescriptor& value);
@@ -27,7 +27,7 @@ std::string AllowedText(const google::protobuf::FieldDescriptor& field);
 std::string DefaultText(const google::protobuf::FieldDescriptor& field);
 
 // True where `value` lies in the option's range.
-bool InRange(const Option& option, double value);
+bool InRange(const recipe::Option& option, double value);
 
 // Names of a section's options, in order.
 std::vector<std::string> OptionNames(const google::protobuf::Descriptor& section);

@@ -13,6 +13,9 @@
 namespace thimble {
 namespace {
 
+using recipe::Adapter;
+using recipe::Data;
+
 constexpr char kSmall[] =
     "model: {path: base}\n"
     "adapter: {type: lora}\n"
@@ -36,9 +39,9 @@ TEST(RecipeReaderTest, ReadsEveryKindOfValue) {
       "compute: bf16\n"
       "adapter: {type: dora, rank: 8, dropout: 0.05, rslora: true, targets: [q_proj, v_proj]}\n"
       "data:\n"
-      "  train:\n"
-      "    - a.jsonl\n"
-      "    - {path: b.jsonl, weight: 0.5, form: prompt_completion, columns: {prompt: question}}\n"
+      "  train: [a.jsonl, /b.jsonl]\n"
+      "  form: prompt_completion\n"
+      "  columns: {prompt: question}\n"
       "  validation: [held.jsonl, more.jsonl]\n"
       "  system: \"Be \\\"brief\\\".\\n\"\n"
       "memory: {device_budget: 1.5GiB}\n");
@@ -51,10 +54,11 @@ TEST(RecipeReaderTest, ReadsEveryKindOfValue) {
   ASSERT_EQ(recipe->adapter().targets_size(), 2);
   EXPECT_EQ(recipe->adapter().targets(1), "v_proj");
   ASSERT_EQ(recipe->data().train_size(), 2);
-  EXPECT_EQ(recipe->data().train(0).path(), "/home/me/a.jsonl");
-  EXPECT_EQ(recipe->data().train(1).form(), DataFile::FORM_PROMPT_COMPLETION);
-  EXPECT_EQ(recipe->data().train(1).columns().prompt(), "question");
-  EXPECT_EQ(recipe->data().validation(1).path(), "/home/me/more.jsonl");
+  EXPECT_EQ(recipe->data().train(0), "/home/me/a.jsonl");
+  EXPECT_EQ(recipe->data().train(1), "/b.jsonl");
+  EXPECT_EQ(recipe->data().form(), Data::FORM_PROMPT_COMPLETION);
+  EXPECT_EQ(recipe->data().columns().prompt(), "question");
+  EXPECT_EQ(recipe->data().validation(1), "/home/me/more.jsonl");
   EXPECT_EQ(recipe->data().system(), "Be \"brief\".\n");
   EXPECT_EQ(recipe->memory().device_budget(), int64_t{3} << 29);
 }
@@ -63,7 +67,6 @@ TEST(RecipeReaderTest, SetsDefaultsButNotWhatHasNone) {
   const auto recipe = Read(kSmall);
   ASSERT_TRUE(recipe.ok()) << recipe.status();
   EXPECT_TRUE(recipe->optimizer().has_learning_rate());
-  EXPECT_TRUE(recipe->data().train(0).has_weight());
   EXPECT_FALSE(recipe->training().has_epochs());
   EXPECT_FALSE(recipe->memory().has_device_budget());
   EXPECT_FALSE(recipe->model().has_config());
@@ -84,22 +87,20 @@ TEST(RecipeReaderTest, TakesRelativePathsFromTheRecipesFolderAndOverridesFromThe
   ASSERT_TRUE(recipe.ok()) << recipe.status();
   const std::string here = std::filesystem::current_path().string();
   EXPECT_EQ(recipe->model().path(), here + "/recipes/base");
-  EXPECT_EQ(recipe->data().validation(0).path(), here + "/held.jsonl");
+  EXPECT_EQ(recipe->data().validation(0), here + "/held.jsonl");
   EXPECT_EQ(recipe->output().folder(), "/tmp/run");
 }
 
 TEST(RecipeReaderTest, OverridesAnyKey) {
-  const auto recipe =
-      Read(std::string(kSmall) + "training: {epochs: 3}\n",
-           {"training.epochs=null", "training.steps=10", "adapter.targets=[q_proj]", "data.train=[/a, /b]",
-            "data.train.1.weight=2", "optimizer.learning_rate=1e-3", "data.system=a = b"});
+  const auto recipe = Read(std::string(kSmall) + "training: {epochs: 3}\n",
+                           {"training.epochs=null", "training.steps=10", "adapter.targets=[q_proj]",
+                            "data.train=[/a, /b]", "optimizer.learning_rate=1e-3", "data.system=a = b"});
   ASSERT_TRUE(recipe.ok()) << recipe.status();
   EXPECT_FALSE(recipe->training().has_epochs());
   EXPECT_EQ(recipe->training().steps(), 10);
   EXPECT_EQ(recipe->adapter().targets(0), "q_proj");
   ASSERT_EQ(recipe->data().train_size(), 2);
-  EXPECT_EQ(recipe->data().train(1).path(), "/b");
-  EXPECT_EQ(recipe->data().train(1).weight(), 2);
+  EXPECT_EQ(recipe->data().train(1), "/b");
   EXPECT_EQ(recipe->optimizer().learning_rate(), 1e-3);
   EXPECT_EQ(recipe->data().system(), "a = b");
 }
@@ -109,7 +110,7 @@ TEST(RecipeReaderTest, WrittenRecipeReadsBackTheSame) {
                              "optimizer: {learning_rate: 0.00012345678901234567, eps: 1e-9}\n"
                              "memory: {device_budget: 8GiB}\n"
                              "training: {sample_prompts: ['a: b # c', \"tab\\t\\\\ \\u00e9\\n\\x01\", '']}\n",
-                         {"data.train=[{path: /a, columns: {text: t}}, /b]"});
+                         {"data.train=[/a, /b]", "data.columns.text=t"});
   ASSERT_TRUE(good.ok()) << good.status();
   const std::string text = WriteRecipe(*good);
   const auto again = ParseRecipe(text, "/elsewhere/resolved.yaml", {});
@@ -168,12 +169,12 @@ TEST(RecipeReaderTest, ErrorsSayWhatWasFoundAndWhatIsAllowed) {
 TEST(RecipeReaderTest, RefusesRepeatedAndMissingKeysAndOtherShapes) {
   EXPECT_EQ(ErrorOf("loss: {z_loss: 0.1}\nloss: {z_loss: 0.2}\n"),
             "/home/me/my.yaml:5: loss: given twice, first at /home/me/my.yaml:4; keep one");
-  EXPECT_EQ(
-      Read("model: {path: base}\n").status().message(),
-      "/home/me/my.yaml: data.train: missing; expected a list with the keys path, weight, form, columns. Files to "
-      "train on: a path or a list; each a path or the keys below.");
-  EXPECT_EQ(Read("model: {path: base}\ndata:\n  train:\n  - weight: 2\n").status().message(),
-            "/home/me/my.yaml: data.train.0.path: missing; expected a path. JSON, JSON lines or text file.");
+  EXPECT_EQ(Read("model: {path: base}\n").status().message(),
+            "/home/me/my.yaml: data.train: missing; expected a path or a list of paths. Files to train on: a path or a "
+            "list of paths; JSON, JSON lines or plain text, each also as .zst.");
+  EXPECT_EQ(Read("model:\n  config: {hidden_dim: 8, num_heads: 2, intermediate_dim: 8}\n").status().message(),
+            "/home/me/my.yaml:2: model.config.num_layers: missing; expected a whole number from 1 to 1024. Decoder "
+            "layers.");
   EXPECT_EQ(Read("").status().message(),
             "/home/me/my.yaml: found nothing, expected a recipe; see: thimble help recipe");
   EXPECT_EQ(Read("- a\n").status().message(),
@@ -197,9 +198,6 @@ TEST(RecipeReaderTest, OverrideErrorsNameTheOverride) {
             "--set adapter.rnak=4: adapter.rnak: unknown key; did you mean 'adapter.rank'");
   EXPECT_EQ(ErrorOf("", {"adapter"}), "--set adapter: expected KEY=VALUE, for example --set training.steps=100");
   EXPECT_EQ(ErrorOf("", {"adapter.rank.x=1"}), "--set adapter.rank.x=1: adapter.rank has no keys of its own");
-  EXPECT_EQ(ErrorOf("", {"data.train.7.weight=1"}),
-            "--set data.train.7.weight=1: data.train is a list of 1; name an element's key, for example "
-            "data.train.0.path");
   EXPECT_EQ(ErrorOf("", {"adapter.rank=[1"}),
             "--set adapter.rank=[1: the value is not YAML: end of sequence flow not found");
 }

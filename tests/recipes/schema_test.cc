@@ -19,7 +19,7 @@ void CheckSection(const Descriptor& section) {
   for (int i = 0; i < section.field_count(); ++i) {
     const FieldDescriptor& field = *section.field(i);
     SCOPED_TRACE(field.full_name());
-    const Option& option = OptionOf(field);
+    const recipe::Option& option = OptionOf(field);
     EXPECT_FALSE(option.help().empty());
     EXPECT_FALSE(AllowedText(field).empty());
     if (field.message_type() != nullptr) {
@@ -40,12 +40,12 @@ void CheckSection(const Descriptor& section) {
   }
 }
 
-TEST(SchemaTest, EveryOptionIsDocumentedAndItsDefaultAllowed) { CheckSection(*Recipe::descriptor()); }
+TEST(SchemaTest, EveryOptionIsDocumentedAndItsDefaultAllowed) { CheckSection(*recipe::Recipe::descriptor()); }
 
 TEST(SchemaTest, EnumTextsDropThePrefix) {
-  EXPECT_EQ(EnumTexts(*Data::LossOn_descriptor()), (std::vector<std::string>{"responses", "all"}));
-  EXPECT_EQ(FindEnumValue(*Data::LossOn_descriptor(), "all")->number(), Data::LOSS_ON_ALL);
-  EXPECT_EQ(FindEnumValue(*Data::LossOn_descriptor(), "ALL"), nullptr);
+  EXPECT_EQ(EnumTexts(*recipe::Data::LossOn_descriptor()), (std::vector<std::string>{"responses", "all"}));
+  EXPECT_EQ(FindEnumValue(*recipe::Data::LossOn_descriptor(), "all")->number(), recipe::Data::LOSS_ON_ALL);
+  EXPECT_EQ(FindEnumValue(*recipe::Data::LossOn_descriptor(), "ALL"), nullptr);
 }
 
 TEST(SchemaTest, ReadsAndWritesBytes) {
