@@ -1,6 +1,8 @@
 // Deterministic YAML from the schema by reflection.
 #include "recipes/recipe_writer.h"
 
+#include <nlohmann/json.hpp>
+
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "recipes/schema.h"
@@ -79,7 +81,41 @@ void AppendSection(const Message& message, const std::string& indent, std::strin
   }
 }
 
+nlohmann::ordered_json SectionJson(const Message& message) {
+  const Reflection& reflection = *message.GetReflection();
+  nlohmann::ordered_json json = nlohmann::ordered_json::object();
+  for (int i = 0; i < message.GetDescriptor()->field_count(); ++i) {
+    const FieldDescriptor& field = *message.GetDescriptor()->field(i);
+    nlohmann::ordered_json& value = json[field.name()];
+    if (field.is_repeated()) {
+      value = nlohmann::ordered_json::array();
+      for (int e = 0; e < reflection.FieldSize(message, &field); ++e) {
+        value.push_back(reflection.GetRepeatedString(message, &field, e));
+      }
+    } else if (!reflection.HasField(message, &field)) {
+      value = nullptr;
+    } else if (field.message_type() != nullptr) {
+      value = SectionJson(reflection.GetMessage(message, &field));
+    } else if (field.cpp_type() == FieldDescriptor::CPPTYPE_INT64) {
+      value = reflection.GetInt64(message, &field);
+    } else if (field.cpp_type() == FieldDescriptor::CPPTYPE_DOUBLE) {
+      value = reflection.GetDouble(message, &field);
+    } else if (field.cpp_type() == FieldDescriptor::CPPTYPE_BOOL) {
+      value = reflection.GetBool(message, &field);
+    } else if (field.cpp_type() == FieldDescriptor::CPPTYPE_ENUM) {
+      value = EnumText(*reflection.GetEnum(message, &field));
+    } else {
+      value = reflection.GetString(message, &field);
+    }
+  }
+  return json;
+}
+
 }  // namespace
+
+std::string RecipeJson(const recipe::Recipe& recipe) {
+  return SectionJson(recipe).dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
+}
 
 std::string WriteRecipe(const recipe::Recipe& recipe) {
   std::string out;

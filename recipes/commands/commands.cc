@@ -1,0 +1,14 @@
+// One line a command.
+#include "recipes/commands/commands.h"
+
+namespace thimble {
+
+const std::vector<Command>& Commands() {
+  static const std::vector<Command>* commands = new std::vector<Command>{
+      InspectCommand(),
+      HelpCommand(),
+  };
+  return *commands;
+}
+
+}  // namespace thimble

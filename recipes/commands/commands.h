@@ -1,0 +1,16 @@
+// The table of commands; each is in a file of its own beside this one.
+#pragma once
+
+#include <vector>
+
+#include "recipes/command_line.h"
+
+namespace thimble {
+
+Command HelpCommand();
+Command InspectCommand();
+
+// All commands in the order of the help page.
+const std::vector<Command>& Commands();
+
+}  // namespace thimble
