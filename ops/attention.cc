@@ -1,97 +1,407 @@
-// Attention, one query row at a time with a running maximum and sum.
+// Attention in tiles of query rows by keys with a running maximum and sum (FlashAttention).
+//
+// Key tiles are cut from the first key of a sample on, and a hidden pair contributes an exact 0 to sums that run in the
+// order of the keys: this is why a row's bits depend on its sample alone.
 #include "ops/attention.h"
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <limits>
 
 #include "ops/check.h"
 #include "ops/parallel.h"
+#include "ops/scratch_carver.h"
 
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "ops/attention.cc"
+#include "hwy/foreach_target.h"
+// foreach_target.h must come before these.
+#include "hwy/highway.h"
+#include "ops/tile_product-inl.h"
+
+#ifndef THIMBLE_OPS_ATTENTION_CC_ONCE_
+#define THIMBLE_OPS_ATTENTION_CC_ONCE_
 namespace thimble {
 namespace {
 
-struct Keys {
+constexpr int64_t kKeyTile = 64;
+constexpr int64_t kMaxRows = 128;     // of a tile: query rows times heads
+constexpr int64_t kWidestPanel = 32;  // of any CPU level
+
+struct Inputs {
+  ConstMatrix q, k, v;
+  ConstInts starts;
+  AttentionShape shape;
+
+  int64_t group() const { return shape.num_heads / shape.num_kv_heads; }
+  int64_t offset() const { return k.rows - q.rows; }
+};
+
+struct ForwardTask {
+  Matrix out, lse;
+};
+struct BackwardTask {
+  ConstMatrix lse, dout;
+  const float* delta;  // [T, num_heads]
+  Matrix dq, dk, dv;
+};
+
+// Of one thread.
+struct ThreadScratch {
+  float *keys_turned, *values_turned;  // panels [head_dim][kKeyTile]
+  float *keys, *values;                // panels [kKeyTile][head_dim]
+  float *p, *ds;                       // [kMaxRows][kKeyTile]
+  float* rows;                         // one panel of kMaxRows
+};
+
+struct ScratchLayout {
+  int32_t *begin, *end;  // list of tiles, at most one a token
+  float* delta;
+  float* threads;
+  int64_t floats_per_thread;
+
+  ScratchLayout(ScratchCarver& carver, const AttentionShape& shape, int64_t tokens) {
+    begin = carver.Take<int32_t>(tokens);
+    end = carver.Take<int32_t>(tokens);
+    delta = carver.Take<float>(tokens * shape.num_heads);
+    floats_per_thread = 4 * kKeyTile * Width(shape) + kMaxRows * (2 * kKeyTile + kWidestPanel);
+    threads = carver.Take<float>(NumThreads() * floats_per_thread);
+  }
+  ThreadScratch OfThread(const AttentionShape& shape, int thread) const {
+    const int64_t tile = kKeyTile * Width(shape);
+    float* at = threads + thread * floats_per_thread;
+    float* p = at + 4 * tile;
+    return {at, at + tile, at + 2 * tile, at + 3 * tile, p, p + kMaxRows * kKeyTile, p + 2 * kMaxRows * kKeyTile};
+  }
+  static int64_t Width(const AttentionShape& shape) {
+    return (shape.head_dim + kWidestPanel - 1) / kWidestPanel * kWidestPanel;
+  }
+};
+
+// A block of query rows of one sample and of heads that share their keys; row r of a tile is query
+// begin + r / heads, head first_head + r % heads, so that later rows see later keys.
+struct QueryTile {
+  int64_t begin, end;  // query rows
+  int64_t first_head, heads;
+
+  int64_t rows() const { return (end - begin) * heads; }
+  int64_t query(int64_t r) const { return begin + r / heads; }
+  int64_t head(int64_t r) const { return first_head + r % heads; }
+};
+
+}  // namespace
+}  // namespace thimble
+#endif  // THIMBLE_OPS_ATTENTION_CC_ONCE_
+
+HWY_BEFORE_NAMESPACE();
+namespace thimble {
+namespace HWY_NAMESPACE {
+namespace {
+
+// Columns [begin, end) of a tile which one query sees.
+struct Visible {
   int64_t begin, end;
 };
-Keys VisibleKeys(int64_t position, int64_t start, int64_t window) {
-  const int64_t first = window > 0 ? std::max(start, position - window + 1) : start;
-  return {first, position + 1};
+HWY_INLINE Visible VisibleColumns(const Inputs& in, int64_t query, int64_t tile_begin) {
+  const int64_t last = in.offset() + query;
+  int64_t first = in.starts[query];
+  if (in.shape.window > 0) first = std::max(first, last - in.shape.window + 1);
+  return {std::max<int64_t>(first - tile_begin, 0), last + 1 - tile_begin};
 }
 
-float Dot(const float* a, const float* b, int64_t n) {
-  float sum = 0;
-  for (int64_t i = 0; i < n; ++i) sum += a[i] * b[i];
-  return sum;
+template <class D>
+HWY_INLINE hn::Mask<D> ColumnMask(D d, int64_t column, Visible visible) {
+  const auto index = hn::Iota(d, static_cast<float>(column));
+  return hn::And(hn::Ge(index, hn::Set(d, static_cast<float>(visible.begin))),
+                 hn::Lt(index, hn::Set(d, static_cast<float>(visible.end))));
 }
 
-float Score(const float* q, const float* k, const AttentionShape& shape) {
-  const float s = shape.scale * Dot(q, k, shape.head_dim);
-  return shape.soft_cap > 0 ? shape.soft_cap * std::tanh(s / shape.soft_cap) : s;
+template <class D>
+HWY_INLINE hn::Vec<D> CapScore(D d, hn::Vec<D> s, float soft_cap) {
+  if (soft_cap <= 0) return s;
+  return hn::Mul(hn::Set(d, soft_cap), Tanh(d, hn::Mul(s, hn::Set(d, 1 / soft_cap))));
+}
+
+// Scores to exp(score - maximum) for one row; the running maximum and sum, and the output so far, are brought along.
+HWY_INLINE void SoftmaxRow(const AttentionShape& shape, float* HWY_RESTRICT s, int64_t columns, Visible visible,
+                           float& max, float& sum, float* HWY_RESTRICT out) {
+  const F32 d;
+  const auto scale = hn::Set(d, shape.scale);
+  const auto hidden = hn::Set(d, -std::numeric_limits<float>::infinity());
+  auto tile_max = hidden;
+  const bool whole = visible.begin == 0 && visible.end >= columns;
+  for (int64_t c = 0; c < columns; c += kLanes) {
+    auto x = CapScore(d, hn::Mul(hn::Load(d, s + c), scale), shape.soft_cap);
+    if (!whole) x = hn::IfThenElse(ColumnMask(d, c, visible), x, hidden);
+    hn::Store(x, d, s + c);
+    tile_max = hn::Max(tile_max, x);
+  }
+  const float new_max = std::max(max, hn::GetLane(hn::MaxOfLanes(d, tile_max)));
+  const auto shift = hn::Set(d, new_max);
+  auto tile_sum = hn::Zero(d);
+  for (int64_t c = 0; c < columns; c += kLanes) {
+    const auto p = ExpNonPositive(d, hn::Sub(hn::Load(d, s + c), shift));
+    hn::Store(p, d, s + c);
+    tile_sum = hn::Add(tile_sum, p);
+  }
+  if (new_max != max && max != -std::numeric_limits<float>::infinity()) {
+    const float rescale = std::exp(max - new_max);
+    sum *= rescale;
+    for (int64_t c = 0; c < shape.head_dim; ++c) out[c] *= rescale;
+  }
+  max = new_max;
+  sum += hn::GetLane(hn::SumOfLanes(d, tile_sum));
+}
+
+HWY_NOINLINE void ForwardTile(const Inputs& in, const QueryTile& tile, const ThreadScratch& scratch,
+                              const ForwardTask& task) {
+  const int64_t dim = in.shape.head_dim, offset = in.offset(), rows = tile.rows();
+  const int64_t kv = tile.first_head / in.group() * dim;
+  const float* q[kMaxRows];
+  float *out[kMaxRows], *scores[kMaxRows], max[kMaxRows], sum[kMaxRows];
+  for (int64_t r = 0; r < rows; ++r) {
+    q[r] = in.q.row(tile.query(r)) + tile.head(r) * dim;
+    out[r] = task.out.row(tile.query(r)) + tile.head(r) * dim;
+    scores[r] = scratch.p + r * kKeyTile;
+    max[r] = -std::numeric_limits<float>::infinity();
+    sum[r] = 0;
+    std::fill_n(out[r], dim, 0.0f);
+  }
+  const int64_t start = in.starts[tile.begin], end = offset + tile.end, window = in.shape.window;
+  int64_t key = start;
+  if (window > 0) key += std::max<int64_t>(0, offset + tile.begin - window + 1 - start) / kKeyTile * kKeyTile;
+  for (; key < end; key += kKeyTile) {
+    const int64_t keys = std::min(kKeyTile, end - key), columns = RoundUp(keys, kPanel);
+    const int64_t from = std::max(tile.begin, key - offset);
+    const int64_t to = window > 0 ? std::min(tile.end, key + kKeyTile - 1 + window - offset) : tile.end;
+    const int64_t first = (from - tile.begin) * tile.heads, count = (to - from) * tile.heads;
+    PackTransposed(in.k.row(key) + kv, in.k.stride, keys, dim, scratch.keys_turned);
+    MultiplyPanels(RowOperand{q + first}, count, dim, scratch.keys_turned, columns, scores + first, Write::kStore);
+    for (int64_t r = first; r < first + count; ++r) {
+      SoftmaxRow(in.shape, scores[r], columns, VisibleColumns(in, tile.query(r), key), max[r], sum[r], out[r]);
+    }
+    PackRows(in.v.row(key) + kv, in.v.stride, keys, dim, scratch.values);
+    MultiplyPanels(RowOperand{scores + first}, count, keys, scratch.values, dim, out + first, Write::kAdd);
+  }
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < dim; ++c) out[r][c] /= sum[r];
+    task.lse(tile.query(r), tile.head(r)) = max[r] + std::log(sum[r]);
+  }
+}
+
+void Forward(const Inputs& in, const ScratchLayout& scratch, const ForwardTask& task) {
+  const int64_t heads = std::min(in.group(), kMaxRows), head_blocks = (in.group() + heads - 1) / heads;
+  const int64_t queries = std::max<int64_t>(1, kMaxRows / heads);
+  int64_t tiles = 0;
+  for (int64_t i = 0; i < in.q.rows; ++tiles) {
+    scratch.begin[tiles] = static_cast<int32_t>(i);
+    const int64_t first = i;
+    while (i < in.q.rows && i - first < queries && in.starts[i] == in.starts[first]) ++i;
+    scratch.end[tiles] = static_cast<int32_t>(i);
+  }
+  const int64_t blocks = in.shape.num_kv_heads * head_blocks;
+  // The last tiles see the most keys: first come the long tasks.
+  ParallelFor(tiles * blocks, [&](int64_t i, int thread) {
+    const int64_t t = tiles - 1 - i / blocks, kv = i % blocks / head_blocks, block = i % head_blocks;
+    const int64_t first_head = kv * in.group() + block * heads;
+    const QueryTile tile = {scratch.begin[t], scratch.end[t], first_head,
+                            std::min(heads, (kv + 1) * in.group() - first_head)};
+    ForwardTile(in, tile, scratch.OfThread(in.shape, thread), task);
+  });
+}
+
+// One row of S and dP to P and dS.
+HWY_INLINE void GradientRow(const AttentionShape& shape, float lse, float delta, int64_t columns, Visible visible,
+                            float* HWY_RESTRICT p, float* HWY_RESTRICT ds) {
+  const F32 d;
+  const auto scale = hn::Set(d, shape.scale), zero = hn::Zero(d);
+  const bool whole = visible.begin == 0 && visible.end >= columns;
+  for (int64_t c = 0; c < columns; c += kLanes) {
+    const auto s = CapScore(d, hn::Mul(hn::Load(d, p + c), scale), shape.soft_cap);
+    // Rounding may leave the difference a little above 0, where ExpNonPositive is good as well.
+    auto probability = ExpNonPositive(d, hn::Sub(s, hn::Set(d, lse)));
+    auto gradient = hn::Mul(hn::Mul(probability, scale), hn::Sub(hn::Load(d, ds + c), hn::Set(d, delta)));
+    if (shape.soft_cap > 0) {
+      const auto t = hn::Mul(s, hn::Set(d, 1 / shape.soft_cap));
+      gradient = hn::Mul(gradient, hn::NegMulAdd(t, t, hn::Set(d, 1.0f)));
+    }
+    if (!whole) {
+      const auto mask = ColumnMask(d, c, visible);
+      probability = hn::IfThenElse(mask, probability, zero);
+      gradient = hn::IfThenElse(mask, gradient, zero);
+    }
+    hn::Store(probability, d, p + c);
+    hn::Store(gradient, d, ds + c);
+  }
+}
+
+// c [keys][dim] += x^T y over `rows` rows: x [rows][kKeyTile], y by row pointers.
+HWY_INLINE void AddTransposedProduct(const float* x, const float* const* y, int64_t rows, int64_t keys, int64_t dim,
+                                     float* panel, float* const* c) {
+  const F32 d;
+  for (int64_t column = 0; column < dim; column += kPanel) {
+    const int64_t columns = std::min(kPanel, dim - column);
+    for (int64_t r = 0; r < rows; ++r) {
+      if (columns == kPanel) {
+        hn::Store(hn::LoadU(d, y[r] + column), d, panel + r * kPanel);
+        hn::Store(hn::LoadU(d, y[r] + column + kLanes), d, panel + r * kPanel + kLanes);
+      } else {
+        std::fill_n(std::copy_n(y[r] + column, columns, panel + r * kPanel), kPanel - columns, 0.0f);
+      }
+    }
+    MultiplyPanel(ColumnOperand{x, kKeyTile}, keys, 0, rows, panel, c, column, columns, Write::kAdd);
+  }
+}
+
+// All heads of one key/value head for the keys [key, key_end) and the queries [query, query_end) of one sample.
+HWY_NOINLINE void BackwardTile(const Inputs& in, int64_t kv, int64_t key, int64_t key_end, int64_t query,
+                               int64_t query_end, const ThreadScratch& scratch, const BackwardTask& task) {
+  const int64_t dim = in.shape.head_dim, keys = key_end - key, columns = RoundUp(keys, kPanel);
+  if (in.shape.window > 0) query_end = std::min(query_end, key_end - 1 + in.shape.window);
+  PackTransposed(in.k.row(key) + kv * dim, in.k.stride, keys, dim, scratch.keys_turned);
+  PackTransposed(in.v.row(key) + kv * dim, in.v.stride, keys, dim, scratch.values_turned);
+  PackRows(in.k.row(key) + kv * dim, in.k.stride, keys, dim, scratch.keys);
+  float *dk[kKeyTile], *dv[kKeyTile];
+  for (int64_t j = 0; j < keys; ++j) {
+    dk[j] = task.dk.row(key + j) + kv * dim;
+    dv[j] = task.dv.row(key + j) + kv * dim;
+  }
+  const int64_t heads = std::min<int64_t>(in.group(), kMaxRows / kKeyTile), last_head = (kv + 1) * in.group();
+  for (int64_t head = kv * in.group(); head < last_head; head += heads) {
+    const QueryTile tile = {query, query_end, head, std::min(heads, last_head - head)};
+    const int64_t rows = tile.rows();
+    const float *q[kMaxRows], *dout[kMaxRows];
+    float *dq[kMaxRows], *p[kMaxRows], *ds[kMaxRows];
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t i = tile.query(r), column = tile.head(r) * dim;
+      q[r] = in.q.row(i) + column;
+      dout[r] = task.dout.row(i) + column;
+      dq[r] = task.dq.row(i) + column;
+      p[r] = scratch.p + r * kKeyTile;
+      ds[r] = scratch.ds + r * kKeyTile;
+    }
+    MultiplyPanels(RowOperand{q}, rows, dim, scratch.keys_turned, columns, p, Write::kStore);
+    MultiplyPanels(RowOperand{dout}, rows, dim, scratch.values_turned, columns, ds, Write::kStore);
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t i = tile.query(r), h = tile.head(r);
+      GradientRow(in.shape, task.lse(i, h), task.delta[i * in.shape.num_heads + h], columns, VisibleColumns(in, i, key),
+                  p[r], ds[r]);
+    }
+    MultiplyPanels(RowOperand{ds}, rows, keys, scratch.keys, dim, dq, Write::kAdd);
+    AddTransposedProduct(scratch.p, dout, rows, keys, dim, scratch.rows, dv);
+    AddTransposedProduct(scratch.ds, q, rows, keys, dim, scratch.rows, dk);
+  }
+}
+
+// Stage `distance` takes, for every key tile, the query tile that many tiles further on in its sample: no two tasks of
+// a stage share a row of dq, dk or dv, and every row gathers its sums in the order of the stages.
+void Backward(const Inputs& in, const ScratchLayout& scratch, const BackwardTask& task) {
+  int64_t tiles = 0;
+  for (int64_t begin = 0; begin < in.q.rows;) {
+    int64_t end = begin;
+    while (end < in.q.rows && in.starts[end] == in.starts[begin]) ++end;
+    for (; begin < end; begin = std::min(begin + kKeyTile, end), ++tiles) {
+      scratch.begin[tiles] = static_cast<int32_t>(begin);
+      scratch.end[tiles] = static_cast<int32_t>(end);
+    }
+  }
+  const int64_t window = in.shape.window, kv_heads = in.shape.num_kv_heads;
+  for (int64_t distance = 0; tiles > 0; distance += kKeyTile) {
+    if (window > 0 && distance >= kKeyTile - 1 + window) break;
+    ParallelFor(tiles * kv_heads, [&](int64_t i, int thread) {
+      const int64_t key = scratch.begin[i / kv_heads], end = scratch.end[i / kv_heads], query = key + distance;
+      BackwardTile(in, i % kv_heads, key, std::min(key + kKeyTile, end), query, std::min(query + kKeyTile, end),
+                   scratch.OfThread(in.shape, thread), task);
+    });
+    int64_t left = 0;
+    for (int64_t t = 0; t < tiles; ++t) {
+      if (scratch.begin[t] + distance + kKeyTile >= scratch.end[t]) continue;
+      scratch.begin[left] = scratch.begin[t];
+      scratch.end[left++] = scratch.end[t];
+    }
+    tiles = left;
+  }
+}
+
+// delta[i, h] = dout_ih . out_ih for query rows [begin, end).
+void Deltas(const AttentionShape& shape, ConstMatrix out, ConstMatrix dout, int64_t begin, int64_t end, float* delta) {
+  const F32 d;
+  for (int64_t i = begin; i < end; ++i) {
+    for (int64_t h = 0; h < shape.num_heads; ++h) {
+      const float *y = out.row(i) + h * shape.head_dim, *dy = dout.row(i) + h * shape.head_dim;
+      auto sum = hn::Zero(d);
+      int64_t c = 0;
+      for (; c + kLanes <= shape.head_dim; c += kLanes) {
+        sum = hn::MulAdd(hn::LoadU(d, y + c), hn::LoadU(d, dy + c), sum);
+      }
+      float rest = 0;
+      for (; c < shape.head_dim; ++c) rest += y[c] * dy[c];
+      delta[i * shape.num_heads + h] = hn::GetLane(hn::SumOfLanes(d, sum)) + rest;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace HWY_NAMESPACE
+}  // namespace thimble
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace thimble {
+namespace {
+
+HWY_EXPORT(Forward);
+HWY_EXPORT(Backward);
+HWY_EXPORT(Deltas);
+
+void CheckShapes(const Inputs& in) {
+  const AttentionShape& shape = in.shape;
+  CHECK_GT(shape.num_kv_heads, 0);
+  CHECK_EQ(shape.num_heads % shape.num_kv_heads, 0);
+  CHECK_EQ(in.q.cols, static_cast<int64_t>(shape.num_heads) * shape.head_dim);
+  CHECK_EQ(in.k.cols, static_cast<int64_t>(shape.num_kv_heads) * shape.head_dim);
+  CHECK_EQ(in.v.cols, in.k.cols);
+  CHECK_EQ(in.v.rows, in.k.rows);
+  CHECK_EQ(in.starts.size, in.q.rows);
+  CHECK_GE(in.offset(), 0);
 }
 
 }  // namespace
 
 int64_t AttentionScratchBytes(const AttentionShape& shape, int64_t tokens) {
-  (void)shape;
-  return 8 * tokens;
+  ScratchCarver carver;
+  ScratchLayout(carver, shape, tokens);
+  return carver.used();
 }
 
 void AttentionForward(ConstMatrix q, ConstMatrix k, ConstMatrix v, ConstInts starts, const AttentionShape& shape,
-                      Matrix out, Matrix lse, Scratch) {
-  const int64_t offset = k.rows - q.rows, dim = shape.head_dim, group = shape.num_heads / shape.num_kv_heads;
-  CHECK_GE(offset, 0);
-  ParallelFor(q.rows, [&](int64_t i, int) {
-    const Keys keys = VisibleKeys(offset + i, starts[i], shape.window);
-    for (int64_t h = 0; h < shape.num_heads; ++h) {
-      const float* query = q.row(i) + h * dim;
-      float* y = out.row(i) + h * dim;
-      std::fill_n(y, dim, 0.0f);
-      float max = -std::numeric_limits<float>::infinity(), sum = 0;
-      for (int64_t j = keys.begin; j < keys.end; ++j) {
-        const float s = Score(query, k.row(j) + h / group * dim, shape);
-        const float* value = v.row(j) + h / group * dim;
-        const float new_max = std::max(max, s), rescale = std::exp(max - new_max), p = std::exp(s - new_max);
-        sum = sum * rescale + p;
-        for (int64_t c = 0; c < dim; ++c) y[c] = y[c] * rescale + p * value[c];
-        max = new_max;
-      }
-      for (int64_t c = 0; c < dim; ++c) y[c] /= sum;
-      lse(i, h) = max + std::log(sum);
-    }
-  });
+                      Matrix out, Matrix lse, Scratch scratch) {
+  const Inputs in = {q, k, v, starts, shape};
+  CheckShapes(in);
+  ScratchCarver carver(scratch);
+  const ScratchLayout layout(carver, shape, q.rows);
+  HWY_DYNAMIC_DISPATCH(Forward)(in, layout, {out, lse});
 }
 
 void AttentionBackward(ConstMatrix q, ConstMatrix k, ConstMatrix v, ConstMatrix out, ConstMatrix lse, ConstMatrix dout,
-                       ConstInts starts, const AttentionShape& shape, Matrix dq, Matrix dk, Matrix dv, Scratch) {
-  const int64_t dim = shape.head_dim, group = shape.num_heads / shape.num_kv_heads;
+                       ConstInts starts, const AttentionShape& shape, Matrix dq, Matrix dk, Matrix dv,
+                       Scratch scratch) {
+  const Inputs in = {q, k, v, starts, shape};
+  CheckShapes(in);
   CHECK_EQ(q.rows, k.rows);
-  ParallelFor(shape.num_kv_heads, [&](int64_t g, int) {
-    for (int64_t j = 0; j < k.rows; ++j) {
-      std::fill_n(dk.row(j) + g * dim, dim, 0.0f);
-      std::fill_n(dv.row(j) + g * dim, dim, 0.0f);
-    }
-    for (int64_t h = g * group; h < (g + 1) * group; ++h) {
-      for (int64_t i = 0; i < q.rows; ++i) {
-        const float* query = q.row(i) + h * dim;
-        const float* dy = dout.row(i) + h * dim;
-        const float delta = Dot(dy, out.row(i) + h * dim, dim);
-        std::fill_n(dq.row(i) + h * dim, dim, 0.0f);
-        const Keys keys = VisibleKeys(i, starts[i], shape.window);
-        for (int64_t j = keys.begin; j < keys.end; ++j) {
-          const float* key = k.row(j) + g * dim;
-          const float s = Score(query, key, shape), p = std::exp(s - lse(i, h));
-          float ds = shape.scale * p * (Dot(dy, v.row(j) + g * dim, dim) - delta);
-          if (shape.soft_cap > 0) ds *= 1 - (s / shape.soft_cap) * (s / shape.soft_cap);
-          for (int64_t c = 0; c < dim; ++c) {
-            dq(i, h * dim + c) += ds * key[c];
-            dk(j, g * dim + c) += ds * query[c];
-            dv(j, g * dim + c) += p * dy[c];
-          }
-        }
-      }
+  ScratchCarver carver(scratch);
+  const ScratchLayout layout(carver, shape, q.rows);
+  ParallelRanges(q.rows, 16, [&](int64_t begin, int64_t end) {
+    HWY_DYNAMIC_DISPATCH(Deltas)(shape, out, dout, begin, end, layout.delta);
+    for (int64_t i = begin; i < end; ++i) {
+      std::fill_n(dq.row(i), dq.cols, 0.0f);
+      std::fill_n(dk.row(i), dk.cols, 0.0f);
+      std::fill_n(dv.row(i), dv.cols, 0.0f);
     }
   });
+  HWY_DYNAMIC_DISPATCH(Backward)(in, layout, {lse, dout, layout.delta, dq, dk, dv});
 }
 
 }  // namespace thimble
+#endif  // HWY_ONCE

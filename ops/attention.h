@@ -17,7 +17,8 @@ struct AttentionShape {
   float soft_cap = 0;  // s = soft_cap * tanh(s / soft_cap) after scaling; 0: none
 };
 
-// Bytes for up to `tokens` query rows with NumThreads() threads: a few tiles a thread and 8 bytes a token.
+// Bytes for up to `tokens` query rows with NumThreads() threads: a few tiles a thread and 8 + 4 * num_heads bytes a
+// token.
 int64_t AttentionScratchBytes(const AttentionShape& shape, int64_t tokens);
 
 // out[i, h] = sum_j softmax_j(s_ij) v_j and lse[i, h] = log sum_j exp(s_ij), s_ij = cap(scale * q_i . k_j), over the
