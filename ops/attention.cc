@@ -236,24 +236,6 @@ HWY_INLINE void GradientRow(const AttentionShape& shape, float lse, float delta,
   }
 }
 
-// c [keys][dim] += x^T y over `rows` rows: x [rows][kKeyTile], y by row pointers.
-HWY_INLINE void AddTransposedProduct(const float* x, const float* const* y, int64_t rows, int64_t keys, int64_t dim,
-                                     float* panel, float* const* c) {
-  const F32 d;
-  for (int64_t column = 0; column < dim; column += kPanel) {
-    const int64_t columns = std::min(kPanel, dim - column);
-    for (int64_t r = 0; r < rows; ++r) {
-      if (columns == kPanel) {
-        hn::Store(hn::LoadU(d, y[r] + column), d, panel + r * kPanel);
-        hn::Store(hn::LoadU(d, y[r] + column + kLanes), d, panel + r * kPanel + kLanes);
-      } else {
-        std::fill_n(std::copy_n(y[r] + column, columns, panel + r * kPanel), kPanel - columns, 0.0f);
-      }
-    }
-    MultiplyPanel(ColumnOperand{x, kKeyTile}, keys, 0, rows, panel, c, column, columns, Write::kAdd);
-  }
-}
-
 // All heads of one key/value head for the keys [key, key_end) and the queries [query, query_end) of one sample.
 HWY_NOINLINE void BackwardTile(const Inputs& in, int64_t kv, int64_t key, int64_t key_end, int64_t query,
                                int64_t query_end, const ThreadScratch& scratch, const BackwardTask& task) {
@@ -289,8 +271,8 @@ HWY_NOINLINE void BackwardTile(const Inputs& in, int64_t kv, int64_t key, int64_
                   p[r], ds[r]);
     }
     MultiplyPanels(RowOperand{ds}, rows, keys, scratch.keys, dim, dq, Write::kAdd);
-    AddTransposedProduct(scratch.p, dout, rows, keys, dim, scratch.rows, dv);
-    AddTransposedProduct(scratch.ds, q, rows, keys, dim, scratch.rows, dk);
+    AddTransposedProduct(scratch.p, kKeyTile, dout, rows, keys, 0, dim, scratch.rows, dv);
+    AddTransposedProduct(scratch.ds, kKeyTile, q, rows, keys, 0, dim, scratch.rows, dk);
   }
 }
 

@@ -221,6 +221,28 @@ HWY_INLINE void PackTransposed(const float* x, int64_t stride, int64_t rows, int
   }
 }
 
+// c[m][j] += sum_r x[r * stride + m] y[r][j] for m < columns_of_x and j in [begin, end), r < rows; `panel` holds
+// rows * kPanel floats. The sum over r is cut at multiples of kDepthBlock.
+HWY_INLINE void AddTransposedProduct(const float* x, int64_t stride, const float* const* y, int64_t rows,
+                                     int64_t columns_of_x, int64_t begin, int64_t end, float* panel, float* const* c) {
+  const F32 d;
+  for (int64_t column = begin; column < end; column += kPanel) {
+    const int64_t columns = std::min(kPanel, end - column);
+    for (int64_t r = 0; r < rows; ++r) {
+      if (columns == kPanel) {
+        hn::Store(hn::LoadU(d, y[r] + column), d, panel + r * kPanel);
+        hn::Store(hn::LoadU(d, y[r] + column + kLanes), d, panel + r * kPanel + kLanes);
+      } else {
+        std::fill_n(std::copy_n(y[r] + column, columns, panel + r * kPanel), kPanel - columns, 0.0f);
+      }
+    }
+    for (int64_t k = 0; k < rows; k += kDepthBlock) {
+      MultiplyPanel(ColumnOperand{x, stride}, columns_of_x, k, std::min(kDepthBlock, rows - k), panel + k * kPanel, c,
+                    column, columns, Write::kAdd);
+    }
+  }
+}
+
 // e^x for x <= 0 within 1.5 ulp of the result; 0 below -87.3, NaN for NaN.
 template <class D>
 HWY_INLINE hn::Vec<D> ExpNonPositive(D d, hn::Vec<D> x) {
