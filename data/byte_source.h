@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -32,6 +34,8 @@ class LineReader {
   // Appends one JSON value (from its first to its last byte, by brackets and quotes alone). False: the file ended
   // first.
   absl::StatusOr<bool> AppendJsonValue(std::string* out);
+  // At the start of a file: skips the UTF-8 byte order mark, if there is one.
+  absl::Status SkipByteOrderMark();
   // Skips JSON white space.
   absl::Status SkipSpace();
   void Take();
@@ -47,6 +51,6 @@ class LineReader {
 };
 
 // Index of the first byte that is not valid UTF-8 (overlong, surrogate and above U+10FFFF included), or -1.
-int64_t FindInvalidUtf8(const std::string& text);
+int64_t FindInvalidUtf8(std::string_view text);
 
 }  // namespace thimble

@@ -64,7 +64,7 @@ class DatasetReader {
   absl::StatusOr<bool> Next(Row* row);
   // Known after Open: the given form or the recognised one.
   RowForm form() const { return form_; }
-  // "form alpaca, recognised by its columns instruction, output" for the log.
+  // For the log: the form, how it was found, the columns that are read and those that are not.
   const std::string& description() const { return description_; }
 
  private:
@@ -72,27 +72,36 @@ class DatasetReader {
 
   explicit DatasetReader(const DatasetOptions& options) : options_(options) {}
   absl::Status OpenFile();
+  absl::Status OpenText();
   absl::StatusOr<bool> NextUncounted(Row* row);
   absl::StatusOr<bool> NextInFile(Row* row);
-  absl::StatusOr<bool> NextJsonText(std::string* json, int64_t* line);
+  absl::StatusOr<bool> NextJsonLine(std::string* json, int64_t* line);
   absl::StatusOr<bool> NextArrayElement(std::string* json, int64_t* line);
-  absl::StatusOr<bool> NextText(Row* row);
   absl::Status ParseRow(const std::string& json, int64_t line, Row* row);
+  absl::StatusOr<bool> NextText(Row* row);
+  size_t CutPosition() const;
+  void TakeText(size_t size, size_t skip, Row* row);
   absl::Status Error(int64_t line, const std::string& message) const;
+  absl::Status AtLine(const absl::Status& status, int64_t line) const;
 
   DatasetOptions options_;
-  ColumnNames columns_;  // resolved at the first row
+  ColumnNames columns_;
+  bool columns_resolved_ = false;  // by the first row
   RowForm form_ = RowForm::kAuto;
   std::string description_;
   size_t file_ = 0;
   std::unique_ptr<LineReader> reader_;
   Container container_ = Container::kText;
   bool array_started_ = false;
-  bool has_first_row_ = false;
+  bool has_first_row_ = false;  // read ahead by Open
   Row first_row_;
-  std::string pending_text_;  // plain text after a separator
-  int64_t pending_line_ = 1;
   int64_t rows_ = 0;
+  bool limited_ = false;
+  // Plain text: read but not yet given out, the line where it starts, how far it has no separator.
+  std::string document_;
+  int64_t document_line_ = 1;
+  size_t scanned_ = 0;
+  bool in_document_ = false;  // a piece of it was given out
 };
 
 }  // namespace thimble

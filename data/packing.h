@@ -77,7 +77,7 @@ class BatchStream {
 
   // The micro-batch at position(), which moves on; epochs follow one another without end.
   absl::Status Next(Batch* batch);
-  // The next `count` micro-batches and the number of their targets: one optimiser step's worth.
+  // One optimiser step's worth: the next `count` micro-batches, fewer at the end of an epoch, and all their targets.
   absl::Status NextStep(int64_t count, std::vector<Batch>* batches, int64_t* num_targets);
   const DataPosition& position() const { return position_; }
   // OutOfRange when the index does not exist.
@@ -89,8 +89,9 @@ class BatchStream {
   int64_t max_batch_tokens() const { return max_batch_tokens_; }
   const PackingStats& stats() const { return stats_; }
   const PackingOptions& options() const { return options_; }
-  // Pieces of bin `bin` of the epoch at position(), for reports.
-  const std::vector<Piece>& bin(int64_t bin) const { return bins_[order_[bin]]; }
+  int64_t steps_per_epoch(int64_t micro_batches) const {
+    return (batches_per_epoch() + micro_batches - 1) / micro_batches;
+  }
 
  private:
   BatchStream() = default;
@@ -99,7 +100,8 @@ class BatchStream {
   void PlanEpoch(int64_t epoch);
   void PackBins(int64_t epoch);
   void CutWindows();
-  absl::Status AppendBin(const std::vector<Piece>& bin, Batch* batch) const;
+  absl::Status AppendBin(int64_t bin, Batch* batch) const;
+  absl::Status AppendPiece(const Piece& piece, Batch* batch) const;
 
   std::shared_ptr<const TokenRows> rows_;
   PackingOptions options_;
@@ -107,9 +109,10 @@ class BatchStream {
   DataPosition position_;
   int64_t planned_epoch_ = -1;
   int64_t max_batch_tokens_ = 0;
-  std::vector<Piece> pieces_;             // rows kept, in file order
-  std::vector<std::vector<Piece>> bins_;  // of planned_epoch_
-  std::vector<int64_t> order_;            // shuffled bins
+  std::vector<Piece> rows_kept_;     // kPacked: in file order
+  std::vector<Piece> pieces_;        // of planned_epoch_, bin after bin
+  std::vector<int64_t> bin_begins_;  // bin b is pieces_[bin_begins_[b] .. bin_begins_[b + 1])
+  std::vector<int64_t> order_;       // bins as they are given out in planned_epoch_
 };
 
 // 0 .. count-1 in an order that depends on (seed, epoch, count) alone.

@@ -9,15 +9,10 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "data/chat_format.h"
+#include "data/token_rows.h"
 #include "data/tokenizer.h"
 
 namespace thimble {
-
-// is_target[t]: token t is to be predicted (from the tokens before it). The first token never is.
-struct EncodedRow {
-  std::vector<int32_t> tokens;
-  std::vector<uint8_t> is_target;
-};
 
 // Which tokens carry loss.
 enum class LossOn : uint8_t { kResponses, kAll };

@@ -9,15 +9,23 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "data/hdf5_file.h"
-#include "data/row_encoder.h"
 
 namespace thimble {
+
+// is_target[t]: token t is to be predicted (from the tokens before it). The first token never is.
+struct EncodedRow {
+  std::vector<int32_t> tokens;
+  std::vector<uint8_t> is_target;
+};
 
 class TokenRows {
  public:
   TokenRows() = default;
-  // Takes the arrays of a verified cache file (see token_cache.h), which stays open.
+  // Rows of a file with the entries begins [rows + 1], first_target, num_targets [rows] (i64), tokens (i32) and
+  // is_target (u8) [tokens]. The file stays open. DataLoss when they do not fit together.
   static absl::StatusOr<TokenRows> FromFile(Hdf5Reader file);
+  // Adds those entries; the rows must be in memory and outlive the writer.
+  void AddTo(Hdf5Writer* writer) const;
   void Append(const EncodedRow& row);
   // Carries the last row on (long documents come in pieces).
   void ExtendLast(const EncodedRow& row);
@@ -27,6 +35,7 @@ class TokenRows {
   int64_t total_tokens() const { return begins_.back(); }
   // Index within the row of its first target, or length(row) when it has none.
   int64_t first_target(int64_t row) const { return first_target_[row]; }
+  int64_t num_targets(int64_t row) const { return num_targets_[row]; }
   // Tokens [first, first + count) of a row; vectors are resized. An error only when the cache file cannot be read.
   absl::Status Read(int64_t row, int64_t first, int64_t count, std::vector<int32_t>* tokens,
                     std::vector<uint8_t>* is_target) const;
@@ -34,6 +43,7 @@ class TokenRows {
  private:
   std::vector<int64_t> begins_ = {0};
   std::vector<int64_t> first_target_;
+  std::vector<int64_t> num_targets_;
   std::vector<int32_t> tokens_;
   std::vector<uint8_t> is_target_;
   std::shared_ptr<const Hdf5Reader> file_;  // null: in memory
