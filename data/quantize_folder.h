@@ -1,0 +1,40 @@
+// A model folder to the same model with 4-bit decoder weights, in the form that transformers with bitsandbytes opens.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <string_view>
+
+#include "absl/status/statusor.h"
+#include "data/bnb_weight.h"
+
+namespace thimble {
+
+struct TensorCount {
+  int64_t tensors = 0;
+  int64_t bytes = 0;  // as stored, with statistics and state
+};
+// By "nf4", "fp4", or the file's name of a plain type ("BF16").
+using TensorCounts = std::map<std::string, TensorCount>;
+
+// Counts of a folder's tensors; a bitsandbytes weight counts as one tensor with all its parts.
+TensorCounts CountTensors(const ModelFolder& folder);
+
+// Whether `name` is the weight of a linear layer inside the decoder: "model.layers.<i>. ... _proj.weight". Embeddings,
+// norms and lm_head are not.
+bool IsDecoderLinear(std::string_view name);
+
+struct QuantizeFolderOptions {
+  Quantize4BitOptions quantize;
+  int64_t max_shard_bytes = kDefaultMaxShardBytes;
+};
+
+// Quantises every decoder linear of the folder `in`, copies the other tensors as they are, carries tokenizer and
+// generation files along, and adds quantization_config to config.json. Streams: memory is one quantised weight and a
+// few MiB. InvalidArgument for a folder that is quantised already, a matrix in a layer that is no known linear, NaN or
+// infinity in any tensor (by name), or an `out` that exists. Returns the counts of what was written.
+absl::StatusOr<TensorCounts> QuantizeModelFolder(const std::string& in, const std::string& out,
+                                                 const QuantizeFolderOptions& options);
+
+}  // namespace thimble
