@@ -140,7 +140,7 @@ TEST_F(QuantizeFolderTest, ReadsWhatBitsandbytesSaved) {
 }
 
 TEST_F(QuantizeFolderTest, RefusesNaNAndInfinityByName) {
-  for (const std::string name :
+  for (const std::string& name :
        {std::string(kQProj), std::string("model.norm.weight"), std::string("model.embed_tokens.weight")}) {
     for (uint16_t bits : {uint16_t{0x7fc0}, uint16_t{0x7f80}, uint16_t{0xff80}}) {
       const std::string in = Changed(
