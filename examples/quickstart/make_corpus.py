@@ -21,19 +21,16 @@ import make_stories
 import story_words
 
 BOOKS = {
-    'Abbie Farwell Brown/The Christmas Angel', 'Agatha Christie/The Man in the Brown Suit', 'Anna Sewell/Black Beauty',
-    'Anthony Hope/The Prisoner of Zenda', 'Arthur Conan Doyle/The Hound of the Baskervilles',
-    'Beatrix Potter/Great Big Treasury of Beatrix Potter', 'Carlo Collodi/The Adventures of Pinocchio',
-    'Charles Dickens/A Christmas Carol', 'Daniel Defoe/Robinson Crusoe', 'Edith Nesbit/The Book of Dragons',
-    'Frances Hodgson Burnett/The Secret Garden', 'Gertrude Chandler Warner/The Boxcar Children',
-    'H.G. Wells/The Invisible Man', 'H.G. Wells/The Time Machine', 'Hans Christian Andersen/The Little Mermaid',
-    'Horatio Alger/Andy Gordon', 'Jack London/The Sea Wolf', 'James Stephens/Irish Fairy Tales',
-    'John Buchan/Prester John', 'Johnston McCulley/The Mark of Zorro', 'Jules Verne/Around the World in 80 Days',
-    'L. Frank Baum/The Marvelous Land of Oz', 'Louisa May Alcott/Jo\'s Boys', 'Louisa May Alcott/Little Women',
-    'Lucy Maud Montgomery/Anne\'s House of Dreams', 'Mark Twain/A Connecticut Yankee in King Arthur\'s Court',
-    'Mark Twain/Adventures of Huckleberry Finn', 'P.G. Wodehouse/A Damsel in Distress',
-    'P.G. Wodehouse/My Man Jeeves', 'Various/Christmas Stories from French and Spanish Writers',
-    'Willa Cather/O Pioneers!'}
+    'Abbie Farwell Brown/The Christmas Angel', 'Anna Sewell/Black Beauty', 'Anthony Hope/The Prisoner of Zenda',
+    'Arthur Conan Doyle/The Hound of the Baskervilles', 'Beatrix Potter/Great Big Treasury of Beatrix Potter',
+    'Carlo Collodi/The Adventures of Pinocchio', 'Charles Dickens/A Christmas Carol',
+    'Edith Nesbit/The Book of Dragons', 'Frances Hodgson Burnett/The Secret Garden',
+    'Gertrude Chandler Warner/The Boxcar Children', 'H.G. Wells/The Invisible Man', 'H.G. Wells/The Time Machine',
+    'Hans Christian Andersen/The Little Mermaid', 'Horatio Alger/Andy Gordon', 'James Stephens/Irish Fairy Tales',
+    'Jules Verne/Around the World in 80 Days', 'L. Frank Baum/The Marvelous Land of Oz',
+    'Louisa May Alcott/Little Women', "Lucy Maud Montgomery/Anne's House of Dreams",
+    'Mark Twain/Adventures of Huckleberry Finn', 'P.G. Wodehouse/My Man Jeeves',
+    'Various/Christmas Stories from French and Spanish Writers', 'Willa Cather/O Pioneers!'}
 PIECE_BYTES = 2000
 HELDOUT_NAME = re.compile(r'\b(' + '|'.join(story_words.HELDOUT['names']) + r')\b')
 
@@ -98,7 +95,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--assets', required=True)
     parser.add_argument('--out', required=True)
-    parser.add_argument('--made_bytes', type=int, default=10_000_000)
+    parser.add_argument('--made_bytes', type=int, default=12_000_000)
     parser.add_argument('--seed', type=int, default=1)
     args = parser.parse_args()
     rng = random.Random(args.seed)

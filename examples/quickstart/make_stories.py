@@ -21,6 +21,8 @@ import story_words as words
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 TASKS = list(words.QUESTIONS)
+# What the sentences of a story tell; the thing's sentence tells its colour too.
+PARTS = ('place', 'animal', 'thing', 'weather', 'event', 'mood')
 LABELS = {'mood': list(words.MOOD_VERBS), 'place': list(words.PLACES), 'animal': words.ANIMALS,
           'weather': words.WEATHERS, 'colour': words.COLOURS, 'thing': words.THINGS, 'event': ['yes', 'no']}
 
@@ -31,9 +33,9 @@ def expand(rng, template, slots):
     return re.sub(r'\{(\w+)\}', lambda m: slots[m.group(1)], text)
 
 
-def make_story(rng, source, fixed, brief=False):
+def make_story(rng, source, fixed, parts=PARTS):
     """Returns (text, facts). `fixed` sets some facts; the others are drawn. facts['events'] is a set, facts['told'] the
-    tasks that the story answers: all of them, or some where it is brief."""
+    tasks that the story answers: those of its parts."""
     facts = {task: fixed.get(task) or rng.choice(LABELS[task]) for task in TASKS if task != 'event'}
     events = list(words.EVENTS)
     rng.shuffle(events)
@@ -54,27 +56,26 @@ def make_story(rng, source, fixed, brief=False):
     def say(templates):
         return expand(rng, rng.choice(templates), slots)
 
-    parts = ['animal', 'thing', 'weather', 'event', 'mood']
-    if brief:
-        parts = rng.sample(parts, rng.randint(1, 3))
+    whole = len(parts) == len(PARTS)
     weather = source['weather']
     tell = {'animal': lambda: [say(source['animal'])], 'thing': lambda: [say(source['thing'])],
             'weather': lambda: [say(weather['any'] if rng.random() < 0.6 else weather[facts['weather']])],
             'event': lambda: [say(source['event'][event]) for event in sorted(facts['events'])]}
-    middle = [sentence for part in parts if part != 'mood' for sentence in tell[part]()]
-    if not brief and rng.random() < 0.4:
+    middle = [sentence for part in parts if part in tell for sentence in tell[part]()]
+    if whole and rng.random() < 0.4:
         middle.append(say(source['filler']))
     rng.shuffle(middle)
     moods = []
     if 'mood' in parts:
         moods = [say(source['mood'])]
-        if not brief and rng.random() < 0.5:  # A second sign of the same mood.
+        if whole and rng.random() < 0.5:  # A second sign of the same mood.
             moods.append(say(source['mood']))
         if rng.random() < 0.3:
             middle.insert(rng.randint(0, len(middle)), moods.pop())
-    told = set(parts + ['place'] + (['colour'] if 'thing' in parts else []))
+    told = set(parts) | ({'colour'} if 'thing' in parts else set())
     facts['told'] = [task for task in TASKS if task in told]
-    sentences = [say(source['opening'])] + middle + [mood for mood in moods if mood not in middle]
+    opening = [say(source['opening'])] if 'place' in parts else []
+    sentences = opening + middle + [mood for mood in moods if mood not in middle]
     return ' '.join(dict.fromkeys(sentences)), facts
 
 
@@ -142,12 +143,22 @@ def ask(rng, task, facts):
     return expand(rng, rng.choice(ASK[task]), slots), answer
 
 
+def sentence_told_again(rng):
+    """One part of a story, then what it says."""
+    story, facts = make_story(rng, words.TRAIN, {}, (rng.choice(PARTS),))
+    question, answer = ask(rng, rng.choice(facts['told']), facts)
+    return f'{story} {question} {answer}' if rng.random() < 0.5 or answer[:3] in ('Yes', 'No,') else f'{story} {answer}'
+
+
 def bulk_document(rng):
     """A story of the training wording, told twice, told again, asked about in prose, or as a talk in chat form.
 
-    Half of the stories are brief, and some are told twice, because a small model learns from these first how to find
-    in a text what is asked for."""
-    story, facts = make_story(rng, words.TRAIN, {}, brief=rng.random() < 0.5)
+    Half of the stories are brief, some are told twice, and some documents tell each sentence again at once, because a
+    small model learns from these first how to find in a text what is asked for."""
+    if rng.random() < 0.2:
+        return ' '.join(sentence_told_again(rng) for _ in range(rng.randint(3, 6)))
+    parts = PARTS if rng.random() < 0.5 else ('place', *rng.sample(PARTS[1:], rng.randint(1, 3)))
+    story, facts = make_story(rng, words.TRAIN, {}, parts)
     kind = rng.random()
     if kind < 0.12:
         return story + '\n' + rng.choice(['Tell it again.', 'Once more:', 'Then it was told again.']) + '\n' + story
