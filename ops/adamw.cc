@@ -34,7 +34,7 @@ template <class D>
 HWY_INLINE void Update(D d, const AdamWFactors& f, hn::Vec<D> grad, hn::Vec<D>* param, hn::Vec<D>* m, hn::Vec<D>* v) {
   const auto g = hn::Mul(grad, hn::Set(d, f.grad_scale));
   *m = hn::Add(*m, hn::Mul(hn::Set(d, f.one_minus_beta1), hn::Sub(g, *m)));
-  *v = hn::Add(hn::Mul(*v, hn::Set(d, f.beta2)), hn::Mul(hn::Mul(g, g), hn::Set(d, f.one_minus_beta2)));
+  *v = hn::Add(hn::Mul(*v, hn::Set(d, f.beta2)), hn::Mul(hn::Mul(hn::Set(d, f.one_minus_beta2), g), g));
   const auto root = hn::Div(hn::Sqrt(*v), hn::Set(d, f.root_correction));
   const auto denominator = hn::Add(root, hn::Set(d, f.eps));
   const auto decayed = hn::Mul(*param, hn::Set(d, f.decay));
