@@ -50,8 +50,12 @@ TEST(LoraDropoutTest, MaskIsAFunctionOfRowAndColumn) {
   for (int r = 0; r < 40; ++r) {
     for (int c = 0; c < 2100; ++c) {
       kept += all(r, c) != 0;
-      if (all(r, c) != 0) ASSERT_FLOAT_EQ(all(r, c), x(r, c) / 0.7f);
-      if (r >= 11 && r < 18) ASSERT_EQ(all(r, c), part(r - 11, c));
+      if (all(r, c) != 0) {
+        ASSERT_FLOAT_EQ(all(r, c), x(r, c) / 0.7f);
+      }
+      if (r >= 11 && r < 18) {
+        ASSERT_EQ(all(r, c), part(r - 11, c));
+      }
     }
   }
   const double count = 40 * 2100;
