@@ -22,7 +22,7 @@ struct LinearCrossEntropyOptions {
 };
 
 // Bytes for NumThreads() threads; any vocabulary. With loss and lse (8 bytes a token) at most 2 MiB + 16 bytes a token
-// for hidden_dim <= 8192 and 2 threads.
+// for hidden_dim <= 6144 and 2 threads.
 int64_t LinearCrossEntropyScratchBytes(int64_t tokens, int64_t hidden_dim, const LinearCrossEntropyOptions& options);
 
 // loss_t = (1-alpha) (lse_t - z_{t,target}) + alpha (lse_t - mean_v z_tv) + lambda lse_t^2, z = cap(h head^T),

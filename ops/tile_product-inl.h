@@ -221,10 +221,29 @@ HWY_INLINE void PackTransposed(const float* x, int64_t stride, int64_t rows, int
   }
 }
 
+// Rounded to bf16, nearest even; NaN stays NaN.
+template <class D>
+HWY_INLINE hn::Vec<D> RoundToBF16(D d, hn::Vec<D> x) {
+  const hn::RebindToUnsigned<D> du;
+  const auto bits = hn::BitCast(du, x);
+  const auto even = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1u));
+  const auto rounded = hn::And(hn::Add(bits, hn::Add(even, hn::Set(du, 0x7FFFu))), hn::Set(du, 0xFFFF0000u));
+  return hn::IfThenElse(hn::Eq(x, x), hn::BitCast(d, rounded), x);
+}
+HWY_INLINE void RoundToBF16(const float* x, int64_t count, float* y) {
+  const F32 d;
+  const hn::CappedTag<float, 1> one;
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) hn::StoreU(RoundToBF16(d, hn::LoadU(d, x + i)), d, y + i);
+  for (; i < count; ++i) hn::StoreU(RoundToBF16(one, hn::LoadU(one, x + i)), one, y + i);
+}
+
 // c[m][j] += sum_r x[r * stride + m] y[r][j] for m < columns_of_x and j in [begin, end), r < rows; `panel` holds
 // rows * kPanel floats. The sum over r is cut at multiples of kDepthBlock.
+// With `round_y`, y is rounded to bf16.
 HWY_INLINE void AddTransposedProduct(const float* x, int64_t stride, const float* const* y, int64_t rows,
-                                     int64_t columns_of_x, int64_t begin, int64_t end, float* panel, float* const* c) {
+                                     int64_t columns_of_x, int64_t begin, int64_t end, float* panel, float* const* c,
+                                     bool round_y = false) {
   const F32 d;
   for (int64_t column = begin; column < end; column += kPanel) {
     const int64_t columns = std::min(kPanel, end - column);
@@ -235,6 +254,7 @@ HWY_INLINE void AddTransposedProduct(const float* x, int64_t stride, const float
       } else {
         std::fill_n(std::copy_n(y[r] + column, columns, panel + r * kPanel), kPanel - columns, 0.0f);
       }
+      if (round_y) RoundToBF16(panel + r * kPanel, kPanel, panel + r * kPanel);
     }
     for (int64_t k = 0; k < rows; k += kDepthBlock) {
       MultiplyPanel(ColumnOperand{x, stride}, columns_of_x, k, std::min(kDepthBlock, rows - k), panel + k * kPanel, c,

@@ -293,16 +293,19 @@ TEST(LinearCrossEntropyTest, FilterStaysWithinItsBounds) {
     }
     // With z-loss a skipped S is below the threshold twice: in S - T and in S |e| / |d|.
     const double bound = (c.options.z_loss > 0 ? 2 : 1) * kGradScale * kThreshold;
+    bool differs = false;
     for (int i = 0; i < c.dim; ++i) {
       for (int t = 0; t < c.rows; ++t) {
         if (in.targets[t] < 0) continue;
         ASSERT_LE(std::abs(o.dh(t, i) - exact.dh[t * c.dim + i]), bound * column_sum[i] + 1e-5) << c.name;
+        differs |= o.dh(t, i) != unfiltered.dh(t, i);
         ASSERT_LE(std::abs(o.fused_dh(t, i) - exact.dh[t * c.dim + i]), bound * column_sum[i] + 1e-5) << c.name;
       }
       for (int v = 0; v < c.vocab; ++v) {
         ASSERT_LE(std::abs(o.dhead(v, i) - kInitial - exact.dhead[v * c.dim + i]), bound * row_sum[i] + 1e-5) << c.name;
       }
     }
+    EXPECT_EQ(differs, c.name != "soft cap and smoothing") << c.name;
     EXPECT_EQ(o.loss.Values(), unfiltered.loss.Values());
   }
 }
@@ -400,7 +403,7 @@ TEST(LinearCrossEntropyTest, ForwardAndFusedAgreeBitwise) {
 TEST(LinearCrossEntropyTest, ExtraMemoryIsBoundedWhateverTheVocabulary) {
   ScopedThreads threads(2);
   for (const int64_t tokens : {1, 512, 4096, 131072}) {
-    for (const int64_t dim : {1, 64, 896, 2304, 4096, 8192}) {
+    for (const int64_t dim : {1, 64, 640, 896, 2304, 4096, 6144}) {
       for (const Compute compute : {Compute::kF32, Compute::kBF16}) {
         Options options;
         options.compute = compute;
@@ -411,11 +414,11 @@ TEST(LinearCrossEntropyTest, ExtraMemoryIsBoundedWhateverTheVocabulary) {
     }
   }
   for (const int vocab : {32768, 262144}) {
-    const Case c{20, vocab, 16, {}, "vocabulary", 0.3f};
+    const Case c{3, vocab, 16, {}, "vocabulary", 0.3f};
     const Inputs in(c);
     const Outputs o = RunAll(in, c.options);  // checks the guard
     CheckLoss(o, in, c.options, "vocabulary");
-    EXPECT_LE(RelativeError(o.dh.Values(), ReferenceGradients(in, c.options, kGradScale).dh), 2e-5);
+    EXPECT_LE(RelativeError(o.dh.Values(), ReferenceGradients(in, c.options, kGradScale).dh), 1e-5);
   }
 }
 

@@ -1,0 +1,88 @@
+// A tile of a head's rows, decoded and packed for products by row and by column. Included inside a Highway
+// foreach_target source.
+#if defined(THIMBLE_OPS_HEAD_TILE_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef THIMBLE_OPS_HEAD_TILE_INL_H_
+#undef THIMBLE_OPS_HEAD_TILE_INL_H_
+#else
+#define THIMBLE_OPS_HEAD_TILE_INL_H_
+#endif
+
+#include <algorithm>
+#include <cstdint>
+
+#include "hwy/highway.h"
+#include "ops/format.h"
+#include "ops/parallel.h"
+#include "ops/tile_product-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace thimble {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// Head rows [begin, begin + rows): `turned` for h C^T, [rows / kPanel][dim][kPanel], and `straight` for P C, [dim /
+// kPanel][rows][kPanel]; null where it is not wanted. Padding is 0.
+struct HeadTile {
+  int64_t begin, rows;
+  float *turned, *straight;
+};
+
+// Packs kPanel rows of the tile, from `first` on.
+HWY_NOINLINE inline void PackHeadPanel(const WeightView& head, const HeadTile& tile, int64_t first, bool round_bf16) {
+  constexpr int64_t kChunk = 512;
+  alignas(64) float values[4][kChunk];
+  const F32 d;
+  for (int64_t j = first; j < first + kPanel; j += kGroup) {
+    for (int64_t column = 0; column < head.cols; column += kChunk) {
+      const int64_t columns = std::min(kChunk, head.cols - column), padded = RoundUp(columns, kPanel);
+      const float* group[4] = {};
+      for (int64_t i = 0; i < kGroup && j + i < tile.rows; ++i) {
+        DecodeRow(head, tile.begin + j + i, column, columns, values[i]);
+        if (round_bf16) RoundToBF16(values[i], columns, values[i]);
+        std::fill(values[i] + columns, values[i] + padded, 0.0f);
+        group[i] = values[i];
+        if (tile.straight == nullptr) continue;
+        for (int64_t c = 0; c < padded; c += kPanel) {
+          float* out = tile.straight + (column + c) * tile.rows + (j + i) * kPanel;
+          hn::Store(hn::Load(d, values[i] + c), d, out);
+          hn::Store(hn::Load(d, values[i] + c + kLanes), d, out + kLanes);
+        }
+      }
+      PackTransposedGroup(group, columns,
+                          tile.turned + j / kPanel * (head.cols * kPanel) + column * kPanel + j % kPanel);
+    }
+  }
+}
+
+inline void PackHeadTile(const WeightView& head, const HeadTile& tile, bool round_bf16) {
+  ParallelFor((tile.rows + kPanel - 1) / kPanel,
+              [&](int64_t i, int) { PackHeadPanel(head, tile, i * kPanel, round_bf16); });
+}
+
+// z[m][j] = h[m] . C[tile.begin + j] for j < RoundUp(tile.rows, kPanel). `rounded` [rows][kDepthBlock] holds h rounded
+// to bf16 a block at a time; null: h as it is.
+HWY_NOINLINE inline void LogitTile(const float* const* h, int64_t rows, int64_t dim, const HeadTile& tile,
+                                   float* rounded, float* const* z) {
+  constexpr int64_t kMaxRows = 96;
+  const int64_t columns = RoundUp(tile.rows, kPanel);
+  for (int64_t k = 0; k < dim; k += kDepthBlock) {
+    const int64_t block = std::min(kDepthBlock, dim - k);
+    const float* a[kMaxRows];
+    for (int64_t r = 0; r < rows; ++r) {
+      a[r] = h[r] + k;
+      if (rounded == nullptr) continue;
+      RoundToBF16(a[r], block, rounded + r * kDepthBlock);
+      a[r] = rounded + r * kDepthBlock;
+    }
+    for (int64_t column = 0; column < columns; column += kPanel) {
+      MultiplyPanel(RowOperand{a}, rows, 0, block, tile.turned + column * dim + k * kPanel, z, column, kPanel,
+                    k == 0 ? Write::kStore : Write::kAdd);
+    }
+  }
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace thimble
+HWY_AFTER_NAMESPACE();
+
+#endif  // THIMBLE_OPS_HEAD_TILE_INL_H_
