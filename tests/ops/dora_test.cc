@@ -76,19 +76,26 @@ struct Case {
 
 class DoraSizeTest : public ::testing::TestWithParam<std::tuple<int, int, int, int>> {};
 
-TEST_P(DoraSizeTest, NormMatchesReference) {
-  const auto [rows, in, rank, out] = GetParam();
-  const Case c(rows, in, rank, out);
-  for (int o = 0; o < out; ++o) {
+void ExpectNormOfReference(const Case& c) {
+  for (int o = 0; o < c.out; ++o) {
     double squares = 0;
-    for (int i = 0; i < in; ++i) {
+    for (int i = 0; i < c.in; ++i) {
       double value = c.w(o, i);
-      for (int r = 0; r < rank; ++r) value += static_cast<double>(kScale) * c.b(o, r) * c.a(r, i);
+      for (int r = 0; r < c.rank; ++r) value += static_cast<double>(kScale) * c.b(o, r) * c.a(r, i);
       squares += value * value;
     }
-    EXPECT_NEAR(c.norm(0, o), std::sqrt(squares), (10 + 4 * rank) * kFloatEpsilon * std::sqrt(squares) + 1e-6);
+    // 64 additions a lane, and the roundings of the product's rank terms.
+    EXPECT_NEAR(c.norm(0, o), std::sqrt(squares), (40 + 4 * c.rank) * kFloatEpsilon * std::sqrt(squares)) << o;
   }
 }
+
+TEST_P(DoraSizeTest, NormMatchesReference) {
+  const auto [rows, in, rank, out] = GetParam();
+  ExpectNormOfReference(Case(rows, in, rank, out));
+}
+
+// More rows and columns than a tile of W holds.
+TEST(DoraTest, NormOfManyLongRows) { ExpectNormOfReference(Case(1, 2100, 2, 131)); }
 
 TEST_P(DoraSizeTest, ScalingMatchesReferenceAndComplexStep) {
   const auto [rows, in, rank, out] = GetParam();
@@ -163,9 +170,9 @@ INSTANTIATE_TEST_SUITE_P(Sizes, DoraSizeTest,
                          ::testing::Combine(::testing::Values(0, 1, 5), ::testing::Values(1, 19),
                                             ::testing::Values(1, 4), ::testing::Values(1, 11)));
 
-// More output rows, columns and tokens than one tile holds.
+// More output rows and tokens than one tile holds.
 TEST(DoraTest, TilesAndThreads) {
-  const Case c(203, 100, 3, 1300);
+  const Case c(203, 20, 3, 1320);
   const LoraDropout dropout = {.p = 0.3f, .seed = 11, .counter = 4};
   const auto run = [&] {
     TestMatrix norm(1, c.out), xa(c.rows, c.rank), y(c.rows, c.out), dx(c.rows, c.in), da(c.rank, c.in),
