@@ -118,6 +118,17 @@ double BestRate(int runs, double work, const Body& body) {
 
 }  // namespace peak_internal
 
+// Sets the number of threads for its lifetime.
+class ThreadScope {
+ public:
+  explicit ThreadScope(int threads) : before_(NumThreads()) { SetNumThreads(threads); }
+  ~ThreadScope() { SetNumThreads(before_); }
+  ThreadScope(const ThreadScope&) = delete;
+
+ private:
+  int before_;
+};
+
 // Register FMA in f32 at the active CPU level, GFLOP/s.
 inline double PeakF32Gflops(int runs = 20) {
   using namespace peak_internal;  // NOLINT(google-build-using-namespace)

@@ -10,6 +10,13 @@
 #endif
 
 namespace thimble {
+
+float BlockAbsmax(const WeightView& w, int64_t block) {
+  if (w.absmax != nullptr) return w.absmax[block];
+  const float product = w.absmax_map[w.absmax_codes[block]] * w.nested_absmax[block / 256];
+  return product + w.nested_offset;
+}
+
 namespace {
 
 // One decoder a level. The 4-bit ones decode `count` elements of one block: element i is nibble `begin + i` of `codes`
@@ -89,12 +96,6 @@ const Decoders& BestDecoders() {
   if (avx2) return kAvx2;
 #endif
   return kPortable;
-}
-
-float BlockAbsmax(const WeightView& w, int64_t block) {
-  if (w.absmax != nullptr) return w.absmax[block];
-  const float product = w.absmax_map[w.absmax_codes[block]] * w.nested_absmax[block / 256];
-  return product + w.nested_offset;
 }
 
 void Decode4Bit(const Decoders& decoders, const WeightView& w, int64_t begin, int64_t count, float* out) {

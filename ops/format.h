@@ -44,6 +44,9 @@ const FormatInfo& InfoOf(Format format);
 // The 16 values of nf4's or fp4's codes; null for the other formats.
 const float* Codebook(Format format);
 
+// absmax of a block of a 4-bit weight: as stored, or fp32(fp32(map[q] * nested_absmax) + offset).
+float BlockAbsmax(const WeightView& w, int64_t block);
+
 // out[0..count) = w[row, col .. col+count) as f32, exactly as the reference decoder of the format rounds it; for nf4
 // and fp4 fp32(codebook[code] * absmax), a nested absmax being fp32(fp32(map[q] * nested_absmax) + offset).
 // count may run past the row's end into the next rows. Any start; fastest where row * cols + col is even.

@@ -1,0 +1,333 @@
+// Matrix products against plain sums in double, for every form, format, CPU level, and odd sizes.
+#include "ops/matmul.h"
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "ops/cpu_level.h"
+#include "ops/matmul_bf16.h"
+#include "ops/quantize_4bit.h"
+#include "tests/ops/cpu_levels.h"
+#include "tests/ops/gradient_check.h"
+
+namespace thimble {
+namespace {
+
+enum class Form { kNT, kNN, kTN };
+constexpr Form kForms[] = {Form::kNT, Form::kNN, Form::kTN};
+
+// M, N, K of MatMulNT; the other forms use the same names.
+struct Shape {
+  int64_t m, n, k;
+};
+
+std::string Name(Form form, const Shape& s, const std::string& level) {
+  const char* names[] = {"NT", "NN", "TN"};
+  return std::string(names[static_cast<int>(form)]) + " M " + std::to_string(s.m) + " N " + std::to_string(s.n) +
+         " K " + std::to_string(s.k) + " " + level;
+}
+
+// A weight in any format and its storage.
+class TestWeight {
+ public:
+  TestWeight(Format format, int64_t rows, int64_t cols, uint32_t seed, int block_size = 64, bool nested = false) {
+    const std::vector<float> values = TestMatrix::Random(rows, cols, seed).Values();
+    view_.format = format;
+    view_.rows = rows;
+    view_.cols = cols;
+    if (format == Format::kNF4 || format == Format::kFP4) {
+      WeightQuantizer quantizer(format, rows, cols, block_size, nested);
+      quantizer.Push({values.data(), rows * cols});
+      quantized_ = quantizer.Finish();
+      view_ = quantized_.View();
+    } else if (format == Format::kF32) {
+      floats_ = values;
+      view_.data = floats_.data();
+    } else {
+      for (const float value : values) {
+        halves_.push_back(format == Format::kBF16 ? FloatToBF16(value) : FloatToF16(value));
+      }
+      view_.data = halves_.data();
+    }
+  }
+  TestWeight(const TestWeight&) = delete;
+  const WeightView& view() const { return view_; }
+  std::vector<float> Decoded() const {
+    std::vector<float> values(view_.rows * view_.cols);
+    for (int64_t r = 0; r < view_.rows; ++r) DecodeRowPortable(view_, r, 0, view_.cols, &values[r * view_.cols]);
+    return values;
+  }
+
+ private:
+  WeightView view_;
+  std::vector<float> floats_;
+  std::vector<uint16_t> halves_;
+  QuantizedWeight quantized_;
+};
+
+double Operand(float value, Compute compute) {
+  return compute == Compute::kBF16 ? BF16ToFloat(FloatToBF16(value)) : value;
+}
+
+// What each form sums: result (i, j) = sum over l < inner of left(i, l) * right(l, j).
+struct Problem {
+  int64_t rows, cols, inner;
+  std::vector<double> left, right;
+};
+
+Problem MakeProblem(Form form, const TestMatrix& a, const std::vector<float>& b, const Shape& s, Compute compute) {
+  Problem p;
+  p.rows = form == Form::kTN ? s.n : s.m;
+  p.cols = form == Form::kNT ? s.n : s.k;
+  p.inner = form == Form::kNT ? s.k : form == Form::kNN ? s.n : s.m;
+  for (int64_t i = 0; i < p.rows; ++i) {
+    for (int64_t l = 0; l < p.inner; ++l) {
+      p.left.push_back(Operand(form == Form::kTN ? a(l, i) : a(i, l), compute));
+    }
+  }
+  // Column after column.
+  for (int64_t j = 0; j < p.cols; ++j) {
+    for (int64_t l = 0; l < p.inner; ++l) {
+      p.right.push_back(Operand(form == Form::kNT ? b[j * s.k + l] : b[l * s.k + j], compute));
+    }
+  }
+  return p;
+}
+
+// Compares with sums in double. An element's error is at most the roundings of its longest chain (a block, then the
+// blocks) times the sum of magnitudes, and two roundings of scale and y.
+void ExpectProduct(const Problem& p, const TestMatrix& before, const TestMatrix& after, const MatMulOptions& options,
+                   const std::string& what) {
+  const double chain = std::min<int64_t>(p.inner, kMatMulInnerBlock) + p.inner / kMatMulInnerBlock + 4;
+  int wrong = 0;
+  for (int64_t i = 0; i < p.rows; ++i) {
+    for (int64_t j = 0; j < p.cols; ++j) {
+      double sum = 0, magnitude = 0;
+      for (int64_t l = 0; l < p.inner; ++l) {
+        const double product = p.left[i * p.inner + l] * p.right[j * p.inner + l];
+        sum += product;
+        magnitude += std::abs(product);
+      }
+      const double start = options.accumulate ? before(i, j) : 0;
+      const double expected = options.scale * sum + start;
+      const double tolerance = kFloatEpsilon / 2 * chain * (std::abs(options.scale) * magnitude + std::abs(start));
+      if (std::abs(after(i, j) - expected) <= tolerance) continue;
+      if (++wrong == 1) {
+        ADD_FAILURE() << what << ": (" << i << ", " << j << ") is " << after(i, j) << ", expected " << expected
+                      << " within " << tolerance;
+      }
+    }
+  }
+  EXPECT_EQ(wrong, 0) << what;
+  EXPECT_TRUE(after.PaddingIntact()) << what;
+}
+
+// Runs one form; `b` is x of TN and ignored otherwise.
+void RunForm(Form form, const TestMatrix& a, const WeightView& w, const TestMatrix& b, Matrix y,
+             const MatMulOptions& options) {
+  TestScratch scratch(MatMulScratchBytes());
+  if (form == Form::kNT) MatMulNT(a.view(), w, y, options, scratch.view());
+  if (form == Form::kNN) MatMulNN(a.view(), w, y, options, scratch.view());
+  if (form == Form::kTN) MatMulTN(a.view(), b.view(), y, options, scratch.view());
+  EXPECT_TRUE(scratch.GuardIntact());
+}
+
+TestMatrix LeftOf(Form form, const Shape& s) {
+  return form == Form::kNT ? TestMatrix::Random(s.m, s.k, 1) : TestMatrix::Random(s.m, s.n, 2);
+}
+
+TestMatrix ResultOf(Form form, const Shape& s, uint32_t seed = 5) {
+  if (form == Form::kNT) return TestMatrix::Random(s.m, s.n, seed);
+  return form == Form::kNN ? TestMatrix::Random(s.m, s.k, seed) : TestMatrix::Random(s.n, s.k, seed);
+}
+
+void CheckForm(Form form, const Shape& s, const TestWeight& weight, const MatMulOptions& options) {
+  const TestMatrix a = LeftOf(form, s);
+  const TestMatrix x = TestMatrix::Random(s.m, s.k, 3);
+  const TestMatrix before = ResultOf(form, s);
+  const Problem p = MakeProblem(form, a, form == Form::kTN ? x.Values() : weight.Decoded(), s, options.compute);
+  ForEachCpuLevel([&](const std::string& level) {
+    TestMatrix y = before;
+    RunForm(form, a, weight.view(), x, y.view(), options);
+    ExpectProduct(p, before, y, options, Name(form, s, level));
+  });
+}
+
+// Edges of panels and blocks of every level (4 to 14 rows, 12 to 32 columns, 256 inner), vectors of one and two rows.
+constexpr Shape kShapes[] = {{1, 1, 1},    {3, 5, 7},     {1, 33, 300},  {2, 97, 515},  {4, 16, 256}, {7, 17, 257},
+                             {15, 64, 31}, {115, 35, 64}, {230, 10, 96}, {9, 300, 130}, {33, 3, 520}};
+
+TEST(MatMulTest, MatchesReference) {
+  for (const Shape& s : kShapes) {
+    const TestWeight weight(Format::kF32, s.n, s.k, 4);
+    for (const Form form : kForms) CheckForm(form, s, weight, {});
+  }
+}
+
+TEST(MatMulTest, AccumulatesAndScales) {
+  for (const Shape& s : {Shape{3, 5, 7}, Shape{1, 33, 600}, Shape{20, 40, 600}}) {
+    const TestWeight weight(Format::kF32, s.n, s.k, 4);
+    for (const Form form : kForms) {
+      CheckForm(form, s, weight, {Compute::kF32, true, -0.3f});
+      CheckForm(form, s, weight, {Compute::kF32, false, 1.7f});
+      CheckForm(form, s, weight, {Compute::kBF16, true, 0.5f});
+    }
+  }
+}
+
+TEST(MatMulTest, RoundsBothOperandsToBf16) {
+  for (const Shape& s : kShapes) {
+    const TestWeight weight(Format::kF32, s.n, s.k, 4);
+    for (const Form form : kForms) CheckForm(form, s, weight, {Compute::kBF16});
+  }
+}
+
+TEST(MatMulTest, EmptySizes) {
+  for (const Shape& s : {Shape{0, 5, 7}, Shape{5, 0, 7}, Shape{5, 7, 0}, Shape{0, 0, 0}}) {
+    const TestWeight weight(Format::kF32, s.n, s.k, 4);
+    for (const Form form : kForms) {
+      CheckForm(form, s, weight, {});
+      CheckForm(form, s, weight, {Compute::kF32, true, 2.0f});
+    }
+  }
+}
+
+// Every format gives the bits of the product with its decoded values, at every level, whichever way it is packed:
+// rows on block boundaries (decoded straight into panels), rows that are not, short and long blocks, nested statistics.
+TEST(MatMulTest, FormatsGiveTheBitsOfTheirDecodedValues) {
+  struct Case {
+    Shape shape;
+    int block_size;
+    bool nested;
+  };
+  for (const Case& c : {Case{{5, 37, 320}, 64, false}, Case{{5, 37, 320}, 64, true}, Case{{2, 40, 512}, 512, false},
+                        Case{{9, 33, 256}, 32, true}, Case{{3, 21, 75}, 64, false}, Case{{120, 18, 192}, 128, true}}) {
+    for (const Format format : {Format::kBF16, Format::kF16, Format::kNF4, Format::kFP4}) {
+      const TestWeight weight(format, c.shape.n, c.shape.k, 4, c.block_size, c.nested);
+      const std::vector<float> decoded = weight.Decoded();
+      const WeightView plain(decoded.data(), c.shape.n, c.shape.k);
+      for (const Form form : {Form::kNT, Form::kNN}) {
+        for (const Compute compute : {Compute::kF32, Compute::kBF16}) {
+          const TestMatrix a = LeftOf(form, c.shape);
+          ForEachCpuLevel([&](const std::string& level) {
+            TestMatrix y = ResultOf(form, c.shape), expected = y;
+            RunForm(form, a, weight.view(), a, y.view(), {compute});
+            RunForm(form, a, plain, a, expected.view(), {compute});
+            EXPECT_EQ(y.Values(), expected.Values())
+                << InfoOf(format).name << " block " << c.block_size << " " << Name(form, c.shape, level);
+          });
+        }
+      }
+    }
+  }
+}
+
+TEST(MatMulTest, FormatsMatchReference) {
+  const Shape s = {10, 35, 300};
+  for (const Format format : {Format::kBF16, Format::kF16, Format::kNF4, Format::kFP4}) {
+    const TestWeight weight(format, s.n, s.k, 4);
+    CheckForm(Form::kNT, s, weight, {});
+    CheckForm(Form::kNN, s, weight, {});
+  }
+}
+
+// Token by token, in groups, or all at once: the same bits.
+TEST(MatMulTest, RowsDoNotDependOnTheirNumberOrPlace) {
+  const Shape s = {35, 75, 576};
+  const TestWeight weight(Format::kNF4, s.n, s.k, 4);
+  for (const Form form : {Form::kNT, Form::kNN}) {
+    for (const Compute compute : {Compute::kF32, Compute::kBF16}) {
+      const MatMulOptions options = {compute, true, 0.7f};
+      const TestMatrix a = LeftOf(form, s);
+      ForEachCpuLevel([&](const std::string& level) {
+        TestScratch scratch(MatMulScratchBytes());
+        TestMatrix all = ResultOf(form, s);
+        RunForm(form, a, weight.view(), a, all.view(), options);
+        for (const int64_t group : {1, 2, 5, 17}) {
+          TestMatrix parts = ResultOf(form, s);
+          for (int64_t r = 0; r < s.m; r += group) {
+            const int64_t count = std::min(group, s.m - r);
+            const ConstMatrix rows = a.view().Rows(r, count);
+            const Matrix y = parts.view().Rows(r, count);
+            if (form == Form::kNT) MatMulNT(rows, weight.view(), y, options, scratch.view());
+            if (form == Form::kNN) MatMulNN(rows, weight.view(), y, options, scratch.view());
+          }
+          EXPECT_EQ(all.Values(), parts.Values()) << "groups of " << group << " " << Name(form, s, level);
+        }
+      });
+    }
+  }
+}
+
+TEST(MatMulTest, SameBitsForAnyThreadCount) {
+  for (const Shape& s : {Shape{1, 700, 300}, Shape{65, 300, 200}, Shape{200, 20, 300}}) {
+    for (const Format format : {Format::kF32, Format::kNF4}) {
+      const TestWeight weight(format, s.n, s.k, 4);
+      const TestMatrix x = TestMatrix::Random(s.m, s.k, 3);
+      for (const Form form : kForms) {
+        const TestMatrix a = LeftOf(form, s);
+        ExpectSameBitsForAnyThreadCount([&] {
+          TestMatrix y = ResultOf(form, s);
+          RunForm(form, a, weight.view(), x, y.view(), {Compute::kF32, true, 1.5f});
+          return y.Values();
+        });
+      }
+    }
+  }
+}
+
+// The order of summation is part of the interface: one chain of FMAs a block, then the blocks.
+TEST(MatMulTest, SumsInTheDocumentedOrder) {
+  if (ActiveCpuLevel() == CpuLevel::kGeneric) GTEST_SKIP() << "no FMA at this level";
+  const Shape s = {9, 20, 700};
+  const TestWeight weight(Format::kF32, s.n, s.k, 4);
+  const std::vector<float> w = weight.Decoded();
+  const TestMatrix x = LeftOf(Form::kNT, s);
+  TestMatrix y = ResultOf(Form::kNT, s), expected = y;
+  const MatMulOptions options = {Compute::kF32, true, 0.3f};
+  RunForm(Form::kNT, x, weight.view(), x, y.view(), options);
+  for (int64_t i = 0; i < s.m; ++i) {
+    for (int64_t j = 0; j < s.n; ++j) {
+      for (int64_t k = 0; k < s.k; k += kMatMulInnerBlock) {
+        float sum = 0;
+        for (int64_t l = k; l < std::min(s.k, k + kMatMulInnerBlock); ++l) sum = std::fma(x(i, l), w[j * s.k + l], sum);
+        expected(i, j) = std::fma(options.scale, sum, expected(i, j));
+      }
+    }
+  }
+  EXPECT_EQ(y.Values(), expected.Values());
+}
+
+// Panels are padded with copies of other rows: what is not finite must not leave its row or column.
+TEST(MatMulTest, NonFiniteValuesStayInTheirRow) {
+  const float kNaN = std::numeric_limits<float>::quiet_NaN();
+  const Shape s = {7, 19, 40};
+  const TestWeight weight(Format::kF32, s.n, s.k, 4);
+  for (const Compute compute : {Compute::kF32, Compute::kBF16}) {
+    TestMatrix x = LeftOf(Form::kNT, s);
+    TestMatrix clean = ResultOf(Form::kNT, s), y = clean;
+    RunForm(Form::kNT, x, weight.view(), x, clean.view(), {compute});
+    x(6, 3) = kNaN;
+    ForEachCpuLevel([&](const std::string& level) {
+      RunForm(Form::kNT, x, weight.view(), x, y.view(), {compute});
+      for (int64_t i = 0; i < s.m; ++i) {
+        for (int64_t j = 0; j < s.n; ++j) EXPECT_EQ(std::isnan(y(i, j)), i == 6) << level;
+      }
+    });
+  }
+}
+
+TEST(MatMulTest, ScratchIsBounded) {
+  for (const int threads : {1, 2, 16}) {
+    ScopedThreads scoped(threads);
+    EXPECT_GT(MatMulScratchBytes(), 0);
+    EXPECT_LE(MatMulScratchBytes(), threads * (int64_t{1} << 19));
+  }
+}
+
+}  // namespace
+}  // namespace thimble
