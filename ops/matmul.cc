@@ -53,33 +53,35 @@ struct Panels {
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-void Pair(const Product& p, float* panel, int64_t depth, int width) {
-  if (p.kernels->pair != nullptr) p.kernels->pair(panel, depth, width);
+void Pair(const Product& p, float* panel, int64_t panels, int64_t depth, int width) {
+  for (int64_t i = 0; i < panels && p.kernels->pair != nullptr; ++i) {
+    p.kernels->pair(panel + i * depth * width, depth, width);
+  }
 }
 
 void PackLeft(const Product& p, int64_t row, int64_t rows, int64_t k, int64_t depth, float* out) {
   const int width = p.kernels->rows;
-  for (int64_t r = 0; r < rows; r += width, out += width * depth) {
-    const int64_t count = std::min<int64_t>(width, rows - r);
-    if (p.left.inner_first) {
-      p.kernels->pack_left_cols(p.left.data + k * p.left.stride + row + r, p.left.stride, count, depth, p.round, out);
-    } else {
-      p.kernels->pack_left_rows(p.left.data + (row + r) * p.left.stride + k, p.left.stride, count, depth, p.round, out);
-    }
-    Pair(p, out, depth, width);
-  }
+  const float* source = p.left.data + (p.left.inner_first ? k * p.left.stride + row : row * p.left.stride + k);
+  const auto pack = p.left.inner_first ? p.kernels->pack_left_cols : p.kernels->pack_left_rows;
+  pack(source, p.left.stride, rows, depth, p.round, out, width * depth);
+  Pair(p, out, CeilDiv(rows, width), depth, width);
 }
 
-// Weights whose rows are the product's columns, one panel: [cols, depth] is decoded and transposed.
-void PackWeightRows(const Product& p, int64_t col, int64_t count, int64_t k, int64_t depth, const Panels& panels,
-                    float* out) {
+// Weights whose rows are the product's columns, panel by panel: [cols, depth] is decoded and transposed.
+void PackWeightRows(const Product& p, int64_t col, int64_t cols, int64_t k, int64_t depth, const Panels& panels) {
   const WeightView& w = *p.right.weight;
-  if (p.kernels->pack_4bit != nullptr && CanPack4Bit(w, k, depth)) {
-    p.kernels->pack_4bit(w, col, k, depth, p.round, out);
-    return;
+  const int width = p.kernels->cols;
+  const bool direct = p.kernels->pack_4bit != nullptr && CanPack4Bit(w, k, depth);
+  for (int64_t first = 0; first < cols; first += width) {
+    float* out = panels.right + first * depth;
+    if (direct) {
+      p.kernels->pack_4bit(w, col + first, k, depth, p.round, out);
+      continue;
+    }
+    const int64_t count = std::min<int64_t>(width, cols - first);
+    for (int64_t c = 0; c < count; ++c) DecodeRow(w, col + first + c, k, depth, panels.decoded + c * depth);
+    p.kernels->pack_right_rows(panels.decoded, depth, count, depth, p.round, out, 0);
   }
-  for (int64_t c = 0; c < count; ++c) DecodeRow(w, col + c, k, depth, panels.decoded + c * depth);
-  p.kernels->pack_right_rows(panels.decoded, depth, count, depth, p.round, out);
 }
 
 // Weights whose rows are inner indices: long pieces of rows are decoded, then cut into panels.
@@ -90,10 +92,7 @@ void PackWeightCols(const Product& p, int64_t col, int64_t cols, int64_t k, int6
   for (int64_t i = 0; i < depth; i += step) {
     const int64_t rows = std::min(step, depth - i);
     for (int64_t r = 0; r < rows; ++r) DecodeRow(w, k + i + r, col, cols, panels.decoded + r * cols);
-    for (int64_t c = 0; c < cols; c += width) {
-      const int64_t count = std::min<int64_t>(width, cols - c);
-      p.kernels->pack_right_cols(panels.decoded + c, cols, count, rows, p.round, panels.right + c * depth + i * width);
-    }
+    p.kernels->pack_right_cols(panels.decoded, cols, cols, rows, p.round, panels.right + i * width, width * depth);
   }
 }
 
@@ -101,19 +100,14 @@ void PackWeightCols(const Product& p, int64_t col, int64_t cols, int64_t k, int6
 void PackRight(const Product& p, int64_t col, int64_t cols, int64_t k, int64_t depth, const Panels& panels) {
   const int width = p.kernels->cols;
   const Operand& right = p.right;
-  if (right.data == nullptr && right.inner_first) PackWeightCols(p, col, cols, k, depth, panels);
-  for (int64_t c = 0; c < cols; c += width) {
-    const int64_t count = std::min<int64_t>(width, cols - c);
-    float* out = panels.right + c * depth;
-    if (right.data != nullptr && right.inner_first) {
-      p.kernels->pack_right_cols(right.data + k * right.stride + col + c, right.stride, count, depth, p.round, out);
-    } else if (right.data != nullptr) {
-      p.kernels->pack_right_rows(right.data + (col + c) * right.stride + k, right.stride, count, depth, p.round, out);
-    } else if (!right.inner_first) {
-      PackWeightRows(p, col + c, count, k, depth, panels, out);
-    }
-    Pair(p, out, depth, width);
+  if (right.data == nullptr) {
+    right.inner_first ? PackWeightCols(p, col, cols, k, depth, panels) : PackWeightRows(p, col, cols, k, depth, panels);
+  } else {
+    const float* source = right.data + (right.inner_first ? k * right.stride + col : col * right.stride + k);
+    const auto pack = right.inner_first ? p.kernels->pack_right_cols : p.kernels->pack_right_rows;
+    pack(source, right.stride, cols, depth, p.round, panels.right, width * depth);
   }
+  Pair(p, panels.right, CeilDiv(cols, width), depth, width);
 }
 
 // Packed rows times packed columns, which stand at (row, col) of the result.

@@ -145,8 +145,11 @@ void PackRowPointers(const float* const* rows, int64_t depth, float* panel) {
 }
 
 template <int kWidth, bool kRound>
-void PackFullCols(const float* source, int64_t stride, int64_t depth, float* panel) {
-  PackColsPlain<kWidth, kRound>(source, stride, kWidth, depth, panel);
+void PackFullCols(const float* source, int64_t stride, int64_t panels, int64_t depth, float* panel,
+                  int64_t panel_stride) {
+  for (int64_t i = 0; i < panels; ++i) {
+    PackColsPlain<kWidth, kRound>(source + i * kWidth, stride, kWidth, depth, panel + i * panel_stride);
+  }
 }
 #else
 // In each 128-bit block of in[i] stands a quarter of a row: of rows i, i + 4, ... Afterwards out[k] holds quarter
@@ -187,9 +190,10 @@ template <int kWidth, bool kRound>
 void PackRowPointers(const float* const* rows, int64_t depth, float* panel) {
   const F32 d;
   int64_t k = 0;
-  for (; k + 4 <= depth; k += 4) {
-    for (int group = 0; group < kWidth; group += kLanes) {
-      const float* const* p = rows + group;
+  // One group of rows after the other: with a stride of a power of two their cache lines share a set.
+  for (int group = 0; group < kWidth; group += kLanes) {
+    const float* const* p = rows + group;
+    for (k = 0; k + 4 <= depth; k += 4) {
       const Vec in[4] = {LoadQuarters(d, p, k), LoadQuarters(d, p + 1, k), LoadQuarters(d, p + 2, k),
                          LoadQuarters(d, p + 3, k)};
       Vec out[4];
@@ -202,40 +206,60 @@ void PackRowPointers(const float* const* rows, int64_t depth, float* panel) {
   PackRowsPlain<kWidth, kRound>(rows, k, depth, panel);
 }
 
-// Halves of vectors, the last one moved back onto the panel's end, so that nothing behind the source is read.
+// One inner index of one panel, in vectors or their halves; the last one is moved back onto the panel's end, so that
+// nothing behind the source is read.
 template <int kWidth, bool kRound>
-void PackFullCols(const float* source, int64_t stride, int64_t depth, float* panel) {
+HWY_INLINE void PackFullRow(const float* source, float* panel) {
   constexpr int kStep = kWidth % kLanes == 0 ? kLanes : kLanes / 2;
   const hn::CappedTag<float, kStep> d;
-  for (int64_t k = 0; k < depth; ++k, source += stride, panel += kWidth) {
-    for (int c = 0; c < kWidth; c += kStep) {
-      const int at = std::min(c, kWidth - kStep);
-      hn::StoreU(MaybeRound<kRound>(d, hn::LoadU(d, source + at)), d, panel + at);
+  for (int c = 0; c < kWidth; c += kStep) {
+    const int at = std::min(c, kWidth - kStep);
+    hn::StoreU(MaybeRound<kRound>(d, hn::LoadU(d, source + at)), d, panel + at);
+  }
+}
+
+// Several panels at a time, so that cache lines are read whole.
+template <int kWidth, bool kRound>
+void PackFullCols(const float* source, int64_t stride, int64_t panels, int64_t depth, float* panel,
+                  int64_t panel_stride) {
+  constexpr int64_t kGroup = (63 + kWidth) / kWidth;
+  for (int64_t group = 0; group < panels; group += kGroup) {
+    const int64_t count = std::min(kGroup, panels - group);
+    for (int64_t k = 0; k < depth; ++k) {
+      for (int64_t i = 0; i < count; ++i) {
+        PackFullRow<kWidth, kRound>(source + k * stride + (group + i) * kWidth,
+                                    panel + (group + i) * panel_stride + k * kWidth);
+      }
     }
   }
 }
 #endif
 
 template <int kWidth>
-void PackRows(const float* source, int64_t stride, int64_t count, int64_t depth, bool round, float* panel) {
-  const float* rows[kWidth + kLanes];
-  for (int64_t r = 0; r < kWidth + kLanes; ++r) rows[r] = source + std::min(r, count - 1) * stride;
-  if (round) {
-    PackRowPointers<kWidth, true>(rows, depth, panel);
-  } else {
-    PackRowPointers<kWidth, false>(rows, depth, panel);
+void PackRows(const float* source, int64_t stride, int64_t count, int64_t depth, bool round, float* panel,
+              int64_t panel_stride) {
+  for (int64_t first = 0; first < count; first += kWidth, panel += panel_stride) {
+    const float* rows[kWidth + kLanes];
+    for (int64_t r = 0; r < kWidth + kLanes; ++r) rows[r] = source + std::min(first + r, count - 1) * stride;
+    round ? PackRowPointers<kWidth, true>(rows, depth, panel) : PackRowPointers<kWidth, false>(rows, depth, panel);
+  }
+}
+
+template <int kWidth, bool kRound>
+void PackColsOf(const float* source, int64_t stride, int64_t count, int64_t depth, float* panel, int64_t panel_stride) {
+  const int64_t full = count / kWidth;
+  PackFullCols<kWidth, kRound>(source, stride, full, depth, panel, panel_stride);
+  if (count > full * kWidth) {
+    PackColsPlain<kWidth, kRound>(source + full * kWidth, stride, count - full * kWidth, depth,
+                                  panel + full * panel_stride);
   }
 }
 
 template <int kWidth>
-void PackCols(const float* source, int64_t stride, int64_t count, int64_t depth, bool round, float* panel) {
-  if (count < kWidth) {
-    round ? PackColsPlain<kWidth, true>(source, stride, count, depth, panel)
-          : PackColsPlain<kWidth, false>(source, stride, count, depth, panel);
-  } else {
-    round ? PackFullCols<kWidth, true>(source, stride, depth, panel)
-          : PackFullCols<kWidth, false>(source, stride, depth, panel);
-  }
+void PackCols(const float* source, int64_t stride, int64_t count, int64_t depth, bool round, float* panel,
+              int64_t panel_stride) {
+  round ? PackColsOf<kWidth, true>(source, stride, count, depth, panel, panel_stride)
+        : PackColsOf<kWidth, false>(source, stride, count, depth, panel, panel_stride);
 }
 
 #if HWY_TARGET != HWY_SCALAR && HWY_ARCH_X86

@@ -1,7 +1,8 @@
 // The inner parts of matrix products, one table a CPU level: packing operands into panels and multiplying two panels.
 //
 // A panel holds `width` rows (of the left operand) or columns (of the right one) of the product, inner index first:
-// panel[k * width + lane]. Lanes beyond `count` are zero.
+// panel[k * width + lane]. Lanes beyond `count` repeat
+// another lane: whatever stands there is not stored.
 #pragma once
 
 #include <cstdint>
@@ -36,11 +37,14 @@ struct MatMulKernels {
                                 const MatMulTile& tile);
   MultiplyWide multiply_wide[kMaxWideRows];
 
-  // panel[k * width + r] = source[r * stride + k] for k < depth, r < count <= width; rounded to bf16 on request.
-  using Pack = void (*)(const float* source, int64_t stride, int64_t count, int64_t depth, bool round, float* panel);
+  // Packs `count` lanes into ceil(count / width) panels, `panel_stride` floats apart, rounded to bf16 on request:
+  // panel[k * width + r] = source[r * stride + k] for k < depth. A left panel's last row is written past its end by
+  // up to 2 floats.
+  using Pack = void (*)(const float* source, int64_t stride, int64_t count, int64_t depth, bool round, float* panel,
+                        int64_t panel_stride);
   Pack pack_left_rows;
   Pack pack_right_rows;
-  // panel[k * width + c] = source[k * stride + c] for k < depth, c < count <= width.
+  // The same from inner-first memory: panel[k * width + c] = source[k * stride + c].
   Pack pack_left_cols;
   Pack pack_right_cols;
 
