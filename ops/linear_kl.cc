@@ -1,69 +1,186 @@
-// Kullback-Leibler divergence of two heads, one row at a time with running maxima and sums.
+// Kullback-Leibler divergence of two heads. Vocabulary tiles of both heads run in order; within one, blocks of rows run
+// in parallel, each row with running maxima and sums.
 #include "ops/linear_kl.h"
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <limits>
 
 #include "ops/check.h"
 #include "ops/parallel.h"
+#include "ops/scratch_carver.h"
 
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "ops/linear_kl.cc"
+#include "hwy/foreach_target.h"
+// foreach_target.h must come before these.
+#include "hwy/highway.h"
+#include "ops/head_tile-inl.h"
+
+#ifndef THIMBLE_OPS_LINEAR_KL_CC_ONCE_
+#define THIMBLE_OPS_LINEAR_KL_CC_ONCE_
 namespace thimble {
 namespace {
 
-float Logit(const float* h, const float* c, int64_t dim, float soft_cap) {
-  float z = 0;
-  for (int64_t i = 0; i < dim; ++i) z += h[i] * c[i];
-  return soft_cap > 0 ? soft_cap * std::tanh(z / soft_cap) : z;
-}
+constexpr int64_t kVocabTile = 128;
+constexpr int64_t kRowBlock = 48;
 
-// Running maximum and sum of exponentials.
+// Of one model's logits so far.
 struct Softmax {
+  double sum = 0;  // of exp(z - max)
   float max = -std::numeric_limits<float>::infinity();
-  double sum = 0;
   int32_t top = 0;
-  // Returns the factor of sums taken with the maximum before.
-  double Add(float z, int32_t id) {
-    double rescale = 1;
-    if (z > max) {
-      rescale = std::exp(static_cast<double>(max) - z);
-      max = z;
-      top = id;
-    }
-    sum = sum * rescale + std::exp(static_cast<double>(z) - max);
-    return rescale;
+};
+
+struct RowState {
+  Softmax p, q;
+  double difference = 0;  // sum of exp(z_p - max_p) (z_p - z_q)
+};
+
+struct Model {
+  ConstMatrix h;
+  WeightView head;
+  float soft_cap;
+};
+
+struct ScratchLayout {
+  float *turned_p, *turned_q;
+  RowState* rows;
+  float* logits;  // [threads][2][kRowBlock][kVocabTile]
+
+  ScratchLayout(ScratchCarver& carver, int64_t count, int64_t dim_p, int64_t dim_q) {
+    turned_p = carver.Take<float>(kVocabTile * dim_p);
+    turned_q = carver.Take<float>(kVocabTile * dim_q);
+    rows = carver.Take<RowState>(count);
+    logits = carver.Take<float>(NumThreads() * 2 * kRowBlock * kVocabTile);
   }
 };
 
 }  // namespace
+}  // namespace thimble
+#endif  // THIMBLE_OPS_LINEAR_KL_CC_ONCE_
 
-int64_t LinearKLScratchBytes(int64_t, int64_t hidden_dim_p, int64_t hidden_dim_q) {
-  return 4 * (hidden_dim_p + hidden_dim_q) * NumThreads();
+HWY_BEFORE_NAMESPACE();
+namespace thimble {
+namespace HWY_NAMESPACE {
+namespace {
+
+// Soft cap in place, and the largest logit of a tile.
+HWY_INLINE float FinishLogits(float* z, int64_t columns, float soft_cap) {
+  const F32 d;
+  auto max = hn::Set(d, -std::numeric_limits<float>::infinity());
+  for (int64_t c = 0; c < columns; c += kLanes) {
+    auto x = hn::Load(d, z + c);
+    if (soft_cap > 0) x = hn::Mul(hn::Set(d, soft_cap), Tanh(d, hn::Mul(x, hn::Set(d, 1 / soft_cap))));
+    hn::Store(x, d, z + c);
+    const auto mask = hn::FirstN(d, static_cast<size_t>(std::min(kLanes, columns - c)));
+    max = hn::IfThenElse(mask, hn::Max(max, x), max);
+  }
+  return hn::GetLane(hn::MaxOfLanes(d, max));
+}
+
+// Takes a new maximum; returns the factor of the sums so far.
+HWY_INLINE double RaiseMax(Softmax& softmax, const float* z, int64_t columns, float tile_max, int64_t begin) {
+  if (!(tile_max > softmax.max)) return 1;
+  const double rescale = std::exp(static_cast<double>(softmax.max) - tile_max);
+  softmax.max = tile_max;
+  softmax.top = static_cast<int32_t>(begin + (std::find(z, z + columns, tile_max) - z));
+  softmax.sum *= rescale;
+  return rescale;
+}
+
+HWY_INLINE void AddTile(float* z_p, float* z_q, const HeadTile& tile, float cap_p, float cap_q, RowState& row) {
+  const F32 d;
+  const int64_t columns = tile.rows;
+  const float max_p = FinishLogits(z_p, columns, cap_p), max_q = FinishLogits(z_q, columns, cap_q);
+  row.difference *= RaiseMax(row.p, z_p, columns, max_p, tile.begin);
+  RaiseMax(row.q, z_q, columns, max_q, tile.begin);
+  auto sum_p = hn::Zero(d), sum_q = sum_p, difference = sum_p;
+  for (int64_t c = 0; c < columns; c += kLanes) {
+    const auto mask = hn::FirstN(d, static_cast<size_t>(std::min(kLanes, columns - c)));
+    const auto x_p = hn::Load(d, z_p + c), x_q = hn::Load(d, z_q + c);
+    const auto p = hn::IfThenElseZero(mask, ExpNonPositive(d, hn::Sub(x_p, hn::Set(d, row.p.max))));
+    const auto q = hn::IfThenElseZero(mask, ExpNonPositive(d, hn::Sub(x_q, hn::Set(d, row.q.max))));
+    sum_p = hn::Add(sum_p, p);
+    sum_q = hn::Add(sum_q, q);
+    difference = hn::MulAdd(p, hn::Sub(x_p, x_q), difference);
+  }
+  row.p.sum += hn::GetLane(hn::SumOfLanes(d, sum_p));
+  row.q.sum += hn::GetLane(hn::SumOfLanes(d, sum_q));
+  row.difference += hn::GetLane(hn::SumOfLanes(d, difference));
+}
+
+HWY_NOINLINE void RowBlock(const Model& p, const Model& q, const HeadTile& tile_p, const HeadTile& tile_q,
+                           int64_t first, int64_t count, float* logits, RowState* rows) {
+  const float *h_p[kRowBlock] = {}, *h_q[kRowBlock] = {};
+  float *z_p[kRowBlock] = {}, *z_q[kRowBlock] = {};
+  for (int64_t r = 0; r < count; ++r) {
+    h_p[r] = p.h.row(first + r);
+    h_q[r] = q.h.row(first + r);
+    z_p[r] = logits + 2 * r * kVocabTile;
+    z_q[r] = z_p[r] + kVocabTile;
+  }
+  LogitTile(h_p, count, p.h.cols, tile_p, nullptr, z_p);
+  LogitTile(h_q, count, q.h.cols, tile_q, nullptr, z_q);
+  for (int64_t r = 0; r < count; ++r) AddTile(z_p[r], z_q[r], tile_p, p.soft_cap, q.soft_cap, rows[first + r]);
+}
+
+void Run(const Model& p, const Model& q, const ScratchLayout& scratch) {
+  const int64_t rows = p.h.rows, vocab = p.head.rows;
+  for (int64_t v = 0; v < vocab && rows > 0; v += kVocabTile) {
+    const HeadTile tile_p = {v, std::min(kVocabTile, vocab - v), scratch.turned_p, nullptr};
+    const HeadTile tile_q = {v, tile_p.rows, scratch.turned_q, nullptr};
+    PackHeadTile(p.head, tile_p, false);
+    PackHeadTile(q.head, tile_q, false);
+    ParallelFor((rows + kRowBlock - 1) / kRowBlock, [&](int64_t i, int thread) {
+      const int64_t first = i * kRowBlock;
+      RowBlock(p, q, tile_p, tile_q, first, std::min(kRowBlock, rows - first),
+               scratch.logits + thread * 2 * kRowBlock * kVocabTile, scratch.rows);
+    });
+  }
+}
+
+}  // namespace
+}  // namespace HWY_NAMESPACE
+}  // namespace thimble
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace thimble {
+namespace {
+
+HWY_EXPORT(Run);
+
+}  // namespace
+
+int64_t LinearKLScratchBytes(int64_t rows, int64_t hidden_dim_p, int64_t hidden_dim_q) {
+  ScratchCarver carver;
+  ScratchLayout(carver, rows, hidden_dim_p, hidden_dim_q);
+  return carver.used();
 }
 
 void LinearKL(ConstMatrix h_p, const WeightView& head_p, ConstMatrix h_q, const WeightView& head_q, Vector kl,
-              VectorView<int32_t> top_p, VectorView<int32_t> top_q, Scratch scratch, float soft_cap_p,
+              VectorView<int32_t> top_p, VectorView<int32_t> top_q, Scratch memory, float soft_cap_p,
               float soft_cap_q) {
   CHECK_EQ(head_p.rows, head_q.rows);
-  ParallelFor(h_p.rows, [&](int64_t t, int thread) {
-    float* c_p = static_cast<float*>(scratch.data) + (h_p.cols + h_q.cols) * thread;
-    float* c_q = c_p + h_p.cols;
-    Softmax p, q;
-    double weighted = 0;
-    for (int64_t v = 0; v < head_p.rows; ++v) {
-      DecodeRow(head_p, v, 0, h_p.cols, c_p);
-      DecodeRow(head_q, v, 0, h_q.cols, c_q);
-      const float z_p = Logit(h_p.row(t), c_p, h_p.cols, soft_cap_p);
-      const float z_q = Logit(h_q.row(t), c_q, h_q.cols, soft_cap_q);
-      weighted *= p.Add(z_p, v);
-      q.Add(z_q, v);
-      weighted += std::exp(static_cast<double>(z_p) - p.max) * (static_cast<double>(z_p) - z_q);
-    }
-    const double lse_p = p.max + std::log(p.sum), lse_q = q.max + std::log(q.sum);
-    kl[t] = static_cast<float>(std::max(0.0, weighted / p.sum - lse_p + lse_q));
-    top_p[t] = p.top;
-    top_q[t] = q.top;
-  });
+  CHECK_EQ(h_p.rows, h_q.rows);
+  CHECK_EQ(h_p.cols, head_p.cols);
+  CHECK_EQ(h_q.cols, head_q.cols);
+  ScratchCarver carver(memory);
+  const ScratchLayout scratch(carver, h_p.rows, h_p.cols, h_q.cols);
+  std::fill_n(scratch.rows, h_p.rows, RowState());
+  HWY_DYNAMIC_DISPATCH(Run)({h_p, head_p, soft_cap_p}, {h_q, head_q, soft_cap_q}, scratch);
+  for (int64_t t = 0; t < h_p.rows; ++t) {
+    const RowState& row = scratch.rows[t];
+    // lse_p and lse_q apart, so that equal models cancel exactly.
+    const double lse_p = row.p.max + std::log(row.p.sum), lse_q = row.q.max + std::log(row.q.sum);
+    const double divergence = row.difference / row.p.sum - lse_p + lse_q;
+    kl[t] = static_cast<float>(divergence < 0 ? 0 : divergence);  // NaN stays
+    top_p[t] = row.p.top;
+    top_q[t] = row.q.top;
+  }
 }
 
 }  // namespace thimble
+#endif  // HWY_ONCE

@@ -9,7 +9,8 @@
 
 namespace thimble {
 
-// Bytes for NumThreads() threads: tiles of both heads and 48 bytes a row; any vocabulary.
+// Bytes for NumThreads() threads: tiles of both heads (512 bytes times both dimensions) and 40 bytes a row; any
+// vocabulary.
 int64_t LinearKLScratchBytes(int64_t rows, int64_t hidden_dim_p, int64_t hidden_dim_q);
 
 // kl_t = sum_v P_tv log(P_tv / Q_tv) in nats, at least 0, with P = softmax(h_p head_p^T), Q = softmax(h_q head_q^T);
