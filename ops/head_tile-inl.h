@@ -59,6 +59,17 @@ inline void PackHeadTile(const WeightView& head, const HeadTile& tile, bool roun
               [&](int64_t i, int) { PackHeadPanel(head, tile, i * kPanel, round_bf16); });
 }
 
+// head_sum += rows of the tile, from its packed form.
+inline void AddHeadSum(const HeadTile& tile, int64_t dim, float* head_sum) {
+  ParallelFor((dim + kPanel - 1) / kPanel, [&](int64_t i, int) {
+    float total[kPanel] = {};
+    for (int64_t v = 0; v < tile.rows; ++v) {
+      for (int64_t c = 0; c < kPanel; ++c) total[c] += tile.straight[(i * tile.rows + v) * kPanel + c];
+    }
+    for (int64_t c = 0; c < kPanel; ++c) head_sum[i * kPanel + c] += total[c];
+  });
+}
+
 // z[m][j] = h[m] . C[tile.begin + j] for j < RoundUp(tile.rows, kPanel). `rounded` [rows][kDepthBlock] holds h rounded
 // to bf16 a block at a time; null: h as it is.
 HWY_NOINLINE inline void LogitTile(const float* const* h, int64_t rows, int64_t dim, const HeadTile& tile,

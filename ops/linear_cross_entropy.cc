@@ -295,17 +295,6 @@ HWY_NOINLINE void FinishRow(const Pass& pass, const ScratchLayout& scratch, int6
   }
 }
 
-// head_sum += rows of the tile, from its packed form.
-void AddHeadSum(const HeadTile& tile, int64_t dim, float* head_sum) {
-  ParallelFor((dim + kPanel - 1) / kPanel, [&](int64_t i, int) {
-    float total[kPanel] = {};
-    for (int64_t v = 0; v < tile.rows; ++v) {
-      for (int64_t c = 0; c < kPanel; ++c) total[c] += tile.straight[(i * tile.rows + v) * kPanel + c];
-    }
-    for (int64_t c = 0; c < kPanel; ++c) head_sum[i * kPanel + c] += total[c];
-  });
-}
-
 void Run(const Pass& pass, const ScratchLayout& scratch, int64_t rows) {
   const int64_t dim = pass.h.cols, vocab = pass.head.rows, threads = NumThreads();
   const bool needs_straight = pass.kind != Kind::kForward;

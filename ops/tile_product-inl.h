@@ -118,6 +118,10 @@ HWY_INLINE void RegisterTile(ColumnOperand a, int64_t k, int64_t depth, const fl
 template <class A>
 HWY_INLINE void RestOfRows(int64_t rows, A a, int64_t k, int64_t depth, const float* panel, float* const* c,
                            int64_t column, int64_t columns, Write write) {
+  if constexpr (kTileRows > 6) {
+    if (rows == 6) return RegisterTile<6>(a, k, depth, panel, c, column, columns, write);
+    if (rows == 7) return RegisterTile<7>(a, k, depth, panel, c, column, columns, write);
+  }
   switch (rows) {
     case 1:
       return RegisterTile<1>(a, k, depth, panel, c, column, columns, write);
@@ -129,12 +133,8 @@ HWY_INLINE void RestOfRows(int64_t rows, A a, int64_t k, int64_t depth, const fl
       return RegisterTile<4>(a, k, depth, panel, c, column, columns, write);
     case 5:
       return RegisterTile<5>(a, k, depth, panel, c, column, columns, write);
-    case 6:
-      return RegisterTile<6>(a, k, depth, panel, c, column, columns, write);
-    case 7:
-      return RegisterTile<7>(a, k, depth, panel, c, column, columns, write);
     default:
-      return;
+      break;
   }
 }
 

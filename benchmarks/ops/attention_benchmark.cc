@@ -1,9 +1,11 @@
-// Attention: GFLOP/s counted over visible pairs (4 * head_dim forward, 10 * head_dim backward).
+// Attention: FLOP/s and their share of the FMA peak, counted over visible pairs (4 * head_dim forward, 10 * head_dim
+// backward).
 #include <cmath>
 #include <random>
 #include <vector>
 
 #include "benchmark/benchmark.h"
+#include "benchmarks/peak.h"
 #include "ops/attention.h"
 
 namespace thimble {
@@ -60,6 +62,8 @@ Problem Make(const benchmark::State& state) {
 
 void Report(benchmark::State& state, double flops) {
   state.counters["FLOPS"] = benchmark::Counter(flops * state.iterations(), benchmark::Counter::kIsRate);
+  static const double peak = 1e9 * PeakF32Gflops();
+  state.counters["of_peak"] = benchmark::Counter(flops / peak * state.iterations(), benchmark::Counter::kIsRate);
 }
 
 void BM_AttentionForward(benchmark::State& state) {

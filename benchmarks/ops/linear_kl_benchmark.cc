@@ -1,8 +1,9 @@
-// Kullback-Leibler divergence of two heads: GFLOP/s counted by its two products.
+// Kullback-Leibler divergence of two heads: FLOP/s and their share of the FMA peak, counted by its two products.
 #include <random>
 #include <vector>
 
 #include "benchmark/benchmark.h"
+#include "benchmarks/peak.h"
 #include "ops/linear_kl.h"
 
 namespace thimble {
@@ -29,8 +30,10 @@ void BM_LinearKL(benchmark::State& state) {
              ConstMatrix(h_q.data(), rows, dim), WeightView(head_q.data(), vocab, dim), Vector(kl.data(), rows),
              {top_p.data(), rows}, {top_q.data(), rows}, {aligned, static_cast<int64_t>(scratch.size()) - 64});
   }
-  state.counters["FLOPS"] =
-      benchmark::Counter(4.0 * rows * dim * vocab * state.iterations(), benchmark::Counter::kIsRate);
+  static const double peak = 1e9 * PeakF32Gflops();
+  const double flops = 4.0 * rows * dim * vocab * state.iterations();
+  state.counters["FLOPS"] = benchmark::Counter(flops, benchmark::Counter::kIsRate);
+  state.counters["of_peak"] = benchmark::Counter(flops / peak, benchmark::Counter::kIsRate);
 }
 BENCHMARK(BM_LinearKL)
     ->ArgNames({"rows", "dim", "vocab"})

@@ -23,10 +23,10 @@ std::vector<Case> Cases() {
   return {{Shape(1, 1, 2), {1}, "one token"},
           {Shape(2, 1, 6), {5}, "grouped"},
           {Shape(4, 2, 8), {1, 2, 9, 1}, "packed"},
-          {Shape(3, 3, 10, 4), {13, 3}, "window"},
+          {Shape(3, 3, 10, 4), {9, 3}, "window"},
           {Shape(2, 2, 4, 1), {6}, "window of one"},
           {Shape(2, 1, 12, 0, 1.5f), {11, 7}, "soft cap"},
-          {Shape(6, 2, 18, 7, 2.0f), {17, 1, 20}, "window and soft cap"}};
+          {Shape(6, 2, 10, 5, 2.0f), {9, 1, 12}, "window and soft cap"}};
 }
 
 // Sizes that cross tile boundaries; only for the forward and the same-bits checks.
