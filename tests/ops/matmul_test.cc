@@ -5,6 +5,7 @@
 #include <cstring>
 #include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -243,6 +244,7 @@ TEST(MatMulTest, RowsDoNotDependOnTheirNumberOrPlace) {
     for (const Compute compute : {Compute::kF32, Compute::kBF16}) {
       const MatMulOptions options = {compute, true, 0.7f};
       const TestMatrix a = LeftOf(form, s);
+      const ScopedThreads one(1);  // many small calls: starting threads would take most of the time
       ForEachCpuLevel([&](const std::string& level) {
         TestScratch scratch(MatMulScratchBytes());
         TestMatrix all = ResultOf(form, s);
@@ -319,6 +321,91 @@ TEST(MatMulTest, NonFiniteValuesStayInTheirRow) {
       }
     });
   }
+}
+
+// vdpbf16ps in plain C++, on the active level's panels: what the product does with pairs is tested on every machine.
+template <int kR, int kPanels>
+void PlainDot(int64_t pairs, const float* left, const float* right, int64_t second, const MatMulTile& tile) {
+  const int rows = F32Kernels().rows, cols = F32Kernels().cols;
+  const auto half = [](float bits, int upper) {
+    uint32_t word;
+    std::memcpy(&word, &bits, sizeof(word));
+    return BF16ToFloat(static_cast<uint16_t>(upper ? word >> 16 : word));
+  };
+  for (int64_t i = 0; i < kR; ++i) {
+    for (int64_t j = 0; j < tile.count; ++j) {
+      float sum = 0;
+      for (int64_t k = 0; k < pairs; ++k) {
+        const float l = left[k * rows + i], r = right[j / cols * second + k * cols + j % cols];
+        sum += half(l, 0) * half(r, 0) + half(l, 1) * half(r, 1);
+      }
+      float& y = tile.y[i * tile.stride + j];
+      y = tile.scale * sum + (tile.add ? y : 0.0f);
+    }
+  }
+}
+
+template <int kR>
+void PlainDotTile(int64_t pairs, const float* left, const float* right, const MatMulTile& tile) {
+  PlainDot<kR, 1>(pairs, left, right, 0, tile);
+}
+
+void PlainPair(float* panel, int64_t depth, int width) {
+  for (int64_t k = 0; k < depth; k += 2) {
+    for (int c = 0; c < width; ++c) {
+      const uint32_t even = FloatToBF16(panel[k * width + c]);
+      const uint32_t odd = k + 1 < depth ? FloatToBF16(panel[(k + 1) * width + c]) : 0;
+      const uint32_t pair = even | odd << 16;
+      std::memcpy(&panel[k / 2 * width + c], &pair, sizeof(pair));
+    }
+  }
+}
+
+template <size_t... kI>
+MatMulKernels PlainDotKernels(std::index_sequence<kI...>) {
+  MatMulKernels kernels = F32Kernels();
+  ((kernels.multiply[kI] = PlainDotTile<kI + 1>), ...);
+  kernels.multiply_wide[0] = PlainDot<1, 2>;
+  kernels.multiply_wide[1] = PlainDot<2, 2>;
+  kernels.pair = PlainPair;
+  return kernels;
+}
+
+TEST(MatMulTest, PairsMatchReference) {
+  const MatMulKernels kernels = PlainDotKernels(std::make_index_sequence<MatMulKernels::kMaxRows>());
+  SetBf16KernelsForTest(&kernels);
+  const MatMulOptions options = {Compute::kBF16, true, 0.5f};
+  for (const Shape& s : kShapes) {
+    const TestWeight weight(Format::kNF4, s.n, s.k, 4);
+    for (const Form form : kForms) {
+      const TestMatrix a = LeftOf(form, s), x = TestMatrix::Random(s.m, s.k, 3), before = ResultOf(form, s);
+      TestMatrix y = before;
+      RunForm(form, a, weight.view(), x, y.view(), options);
+      const std::vector<float> right = form == Form::kTN ? x.Values() : weight.Decoded();
+      ExpectProduct(MakeProblem(form, a, right, s, options.compute), before, y, options, Name(form, s, "pairs"));
+    }
+  }
+  SetBf16KernelsForTest(nullptr);
+}
+
+TEST(MatMulTest, SelfCheckSeesWrongKernels) {
+  const MatMulKernels good = PlainDotKernels(std::make_index_sequence<MatMulKernels::kMaxRows>());
+  EXPECT_TRUE(Bf16KernelsAgree(good, F32Kernels()));
+  MatMulKernels wrong = good;
+  wrong.multiply[2] = PlainDotTile<2>;
+  EXPECT_FALSE(Bf16KernelsAgree(wrong, F32Kernels()));
+  wrong = good;
+  wrong.multiply_wide[1] = PlainDot<1, 2>;
+  EXPECT_FALSE(Bf16KernelsAgree(wrong, F32Kernels()));
+  wrong = good;
+  wrong.pair = [](float*, int64_t, int) {};
+  EXPECT_FALSE(Bf16KernelsAgree(wrong, F32Kernels()));
+}
+
+// The processor's own dot product is used where it has one, never distrusted.
+TEST(MatMulTest, DotPathIsUsedWhereTheProcessorHasIt) {
+  EXPECT_EQ(ActiveBf16Path(), HasBf16Dot() ? Bf16Path::kDot : Bf16Path::kRounded);
+  EXPECT_EQ(Bf16Kernels() != nullptr, HasBf16Dot());
 }
 
 TEST(MatMulTest, ScratchIsBounded) {

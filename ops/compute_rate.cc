@@ -1,0 +1,67 @@
+#include "ops/compute_rate.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <vector>
+
+#include "absl/strings/str_format.h"
+#include "ops/cpu_level.h"
+#include "ops/matmul.h"
+#include "ops/matmul_bf16.h"
+#include "ops/parallel.h"
+
+namespace thimble {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// 0.13 GFLOP: a millisecond or so, and panels of every kind are in use.
+constexpr int64_t kRows = 256, kInner = 512, kCols = 512;
+constexpr double kMeasureSeconds = 0.05;
+constexpr int kMinRuns = 3;
+constexpr double kMinGain = 1.1;
+
+std::string_view NameOf(Bf16Path path) {
+  switch (path) {
+    case Bf16Path::kRounded:
+      return "rounded to bf16, multiplied as f32";
+    case Bf16Path::kDot:
+      return "vdpbf16ps";
+    case Bf16Path::kDistrust:
+      return "rounded to bf16, multiplied as f32: this processor's vdpbf16ps failed its check";
+  }
+  return "";
+}
+
+}  // namespace
+
+ComputeRates MeasureComputeRates() {
+  std::vector<float> x(kRows * kInner, 0.5f), w(kCols * kInner, 0.25f), y(kRows * kCols);
+  std::vector<uint8_t> memory(MatMulScratchBytes() + 64);
+  const uintptr_t address = reinterpret_cast<uintptr_t>(memory.data());
+  const Scratch scratch = {memory.data() + ((address + 63) / 64 * 64 - address), MatMulScratchBytes()};
+  const auto seconds = [&](Compute compute) {
+    const Clock::time_point start = Clock::now();
+    MatMulNT({x.data(), kRows, kInner}, {w.data(), kCols, kInner}, {y.data(), kRows, kCols}, {compute}, scratch);
+    return std::chrono::duration<double>(Clock::now() - start).count();
+  };
+  double f32 = 1e30, bf16 = 1e30;
+  const Clock::time_point start = Clock::now();
+  // In turns, so that whatever else the machine does meets both.
+  for (int run = 0; run < kMinRuns || std::chrono::duration<double>(Clock::now() - start).count() < kMeasureSeconds;
+       ++run) {
+    f32 = std::min(f32, seconds(Compute::kF32));
+    bf16 = std::min(bf16, seconds(Compute::kBF16));
+  }
+  constexpr double kGflop = 2e-9 * kRows * kInner * kCols;
+  ComputeRates rates = {kGflop / f32, kGflop / bf16, Compute::kF32, ""};
+  if (rates.bf16_gflops >= kMinGain * rates.f32_gflops) rates.choice = Compute::kBF16;
+  rates.reason = absl::StrFormat(
+      "%s: f32 %.0f GFLOP/s, bf16 %.0f GFLOP/s (%s), %d threads, %s; bf16 is chosen when a tenth faster",
+      rates.choice == Compute::kBF16 ? "bf16" : "f32", rates.f32_gflops, rates.bf16_gflops,
+      std::string(NameOf(ActiveBf16Path())), NumThreads(), std::string(CpuLevelName(ActiveCpuLevel())));
+  return rates;
+}
+
+}  // namespace thimble
