@@ -56,9 +56,8 @@ struct Rendered {
 // the row (a role it has no place for, no user turn); the caller adds file and line.
 absl::StatusOr<Rendered> RenderRow(const ChatFormat& format, const ModelTokens& tokens, const Row& row);
 // The conversation so far and the opening of the assistant's turn, for generation. Nothing is a target.
-absl::StatusOr<Rendered> RenderPrompt(const ChatFormat& format, const ModelTokens& tokens,
-                                      const std::vector<Message>& messages);
-// A prompt_completion or alpaca row's prompt as RenderPrompt would show it.
-absl::StatusOr<Rendered> RenderRowPrompt(const ChatFormat& format, const ModelTokens& tokens, const Row& row);
+absl::StatusOr<Rendered> RenderPrompt(const ChatFormat& format, const std::vector<Message>& messages);
+// The same for a row without its last answer; keeps what the row's form has (alpaca's input, joined prompts).
+absl::StatusOr<Rendered> RenderRowPrompt(const ChatFormat& format, const Row& row);
 
 }  // namespace thimble

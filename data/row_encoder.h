@@ -40,6 +40,8 @@ class RowEncoder {
 
  private:
   EncodedRow EncodePieces(const Rendered& rendered, bool all_targets) const;
+  void AddBos(const Rendered& rendered, EncodedRow* row) const;
+
   const Tokenizer* tokenizer_;
   ModelTokens tokens_;
   ChatFormat format_;

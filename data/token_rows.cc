@@ -29,13 +29,15 @@ void TokenRows::ExtendLast(const EncodedRow& row) {
   is_target_.insert(is_target_.end(), row.is_target.begin(), row.is_target.end());
 }
 
-void TokenRows::AddTo(Hdf5Writer* writer) const {
-  CHECK(file_ == nullptr) << "the rows are in a file already";
+void TokenRows::AddIndexTo(Hdf5Writer* writer) const {
   writer->AddArray("begins", Hdf5Type::kI64, {size() + 1}, begins_.data());
   writer->AddArray("first_target", Hdf5Type::kI64, {size()}, first_target_.data());
   writer->AddArray("num_targets", Hdf5Type::kI64, {size()}, num_targets_.data());
-  writer->AddArray("tokens", Hdf5Type::kI32, {total_tokens()}, tokens_.data());
-  writer->AddArray("is_target", Hdf5Type::kU8, {total_tokens()}, is_target_.data());
+}
+
+void TokenRows::TakePayload(std::vector<int32_t>* tokens, std::vector<uint8_t>* is_target) {
+  *tokens = std::exchange(tokens_, {});
+  *is_target = std::exchange(is_target_, {});
 }
 
 absl::StatusOr<TokenRows> TokenRows::FromFile(Hdf5Reader file) {

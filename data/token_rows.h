@@ -24,8 +24,10 @@ class TokenRows {
   // Rows of a file with the entries begins [rows + 1], first_target, num_targets [rows] (i64), tokens (i32) and
   // is_target (u8) [tokens]. The file stays open. DataLoss when they do not fit together.
   static absl::StatusOr<TokenRows> FromFile(Hdf5Reader file);
-  // Adds those entries; the rows must be in memory and outlive the writer.
-  void AddTo(Hdf5Writer* writer) const;
+  // Adds the first three of those entries; the rows must outlive the writer.
+  void AddIndexTo(Hdf5Writer* writer) const;
+  // Moves tokens and masks out and keeps lengths and counts, for a writer that collects them; Read is over then.
+  void TakePayload(std::vector<int32_t>* tokens, std::vector<uint8_t>* is_target);
   void Append(const EncodedRow& row);
   // Carries the last row on (long documents come in pieces).
   void ExtendLast(const EncodedRow& row);
