@@ -6,6 +6,7 @@ namespace thimble {
 const std::vector<Command>& Commands() {
   static const std::vector<Command>* commands = new std::vector<Command>{
       InspectCommand(),
+      TokenizeCommand(),
       HelpCommand(),
   };
   return *commands;

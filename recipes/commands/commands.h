@@ -9,6 +9,7 @@ namespace thimble {
 
 Command HelpCommand();
 Command InspectCommand();
+Command TokenizeCommand();
 
 // All commands in the order of the help page.
 const std::vector<Command>& Commands();
