@@ -133,6 +133,48 @@ EncodeBlock BestEncodeBlock() {
   return EncodeBlockPortable;
 }
 
+// torch.sum of f32 on one x86 thread (aten/src/ATen/native/cpu/SumKernel.cpp, its AVX2 form also where AVX-512 is):
+// vectors of kLanes go round four rows of partial sums, which are emptied into higher levels every 2^power rounds.
+template <int kLanes>
+float CascadeSum(ConstVector x) {
+  constexpr int kRows = 4, kLevels = 4;
+  const int64_t vectors = x.size / kLanes, rounds = vectors / kRows;
+  const int log2_rounds = rounds <= 1 ? 0 : std::bit_width(static_cast<uint64_t>(rounds - 1));
+  const int power = std::max(4, log2_rounds / kLevels);
+  const int64_t step = int64_t{1} << power;
+  float sums[kLevels][kRows * kLanes] = {};
+  const auto add_level = [&sums](int to, int from) {
+    for (int i = 0; i < kRows * kLanes; ++i) sums[to][i] += sums[from][i];
+  };
+  int64_t round = 0;
+  const auto add_round = [&] {
+    const float* values = x.data + round * kRows * kLanes;
+    for (int i = 0; i < kRows * kLanes; ++i) sums[0][i] += values[i];
+    ++round;
+  };
+  while (round + step <= rounds) {
+    for (int64_t j = 0; j < step; ++j) add_round();
+    for (int level = 1; level < kLevels; ++level) {
+      add_level(level, level - 1);
+      std::fill_n(sums[level - 1], kRows * kLanes, 0.0f);
+      if ((round & ((step - 1) << (level * power))) != 0) break;
+    }
+  }
+  while (round < rounds) add_round();
+  for (int level = 1; level < kLevels; ++level) add_level(0, level);
+  for (int64_t v = rounds * kRows; v < vectors; ++v) {
+    for (int lane = 0; lane < kLanes; ++lane) sums[0][lane] += x[v * kLanes + lane];
+  }
+  for (int row = 1; row < kRows; ++row) {
+    for (int lane = 0; lane < kLanes; ++lane) sums[0][lane] += sums[0][row * kLanes + lane];
+  }
+  if (kLanes == 1) return sums[0][0];
+  float sum = 0;
+  for (int64_t i = vectors * kLanes; i < x.size; ++i) sum += x[i];
+  for (int lane = 0; lane < kLanes; ++lane) sum += sums[0][lane];
+  return sum;
+}
+
 // torch.linspace(0.1, 1, count) in f32, element i.
 float Linspace(int count, int i) {
   const float step = (1.0f - 0.1f) / static_cast<float>(count - 1);
@@ -225,9 +267,11 @@ int64_t Quantize4BitPortable(Format format, ConstVector values, int32_t block_si
 
 float MeanAbsmax(ConstVector absmax) {
   if (absmax.size == 0) return 0;
-  double sum = 0;
-  for (int64_t i = 0; i < absmax.size; ++i) sum += absmax[i];
-  return static_cast<float>(sum / static_cast<double>(absmax.size));
+  const float sum = absmax.size < 8 ? CascadeSum<1>(absmax) : CascadeSum<8>(absmax);
+  if (std::isfinite(sum)) return sum / static_cast<float>(absmax.size);
+  double wide = 0;
+  for (int64_t i = 0; i < absmax.size; ++i) wide += absmax[i];
+  return static_cast<float>(wide / static_cast<double>(absmax.size));
 }
 
 void QuantizeAbsmax(ConstVector absmax, float offset, uint8_t* codes, Vector nested_absmax) {

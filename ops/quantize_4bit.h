@@ -26,8 +26,9 @@ int64_t Quantize4Bit(Format format, ConstVector values, int32_t block_size, uint
 // The same bits from plain C++, which Quantize4Bit falls back to.
 int64_t Quantize4BitPortable(Format format, ConstVector values, int32_t block_size, uint8_t* codes, Vector absmax);
 
-// The offset of doubly quantised statistics: the mean of absmax, rounded once to f32. PyTorch sums in f32 in an order
-// that depends on the processor and the threads, so its last bit may differ where sums of absmax are not exact in f32.
+// The offset of doubly quantised statistics: the mean of absmax as torch.mean computes it in f32 on one x86 thread, in
+// a fixed order of sums. (With more threads PyTorch splits 32,768 values and more, which may change the last bit.)
+// Where the f32 sum overflows, the mean in double.
 float MeanAbsmax(ConstVector absmax);
 
 // Doubly quantised statistics: codes[b] of fp32(absmax[b] - offset) in blocks of 256 over DynamicMap();

@@ -2,8 +2,8 @@
 
 Needs torch, numpy, bitsandbytes. Run: python make.py
 Columns: kind format block_size input codes absmax decoded offset_bits nested_codes nested_absmax decoded_nested
-torch_mean. All but kind, format, block_size and torch_mean are hexadecimal. The offset is the mean of absmax rounded
-once; torch_mean says whether torch.mean gave the same bits here (it sums in f32 in an order of its own).
+torch_mean. All but kind, format, block_size and torch_mean are hexadecimal. The offset is torch.mean on one thread, or
+where its sum overflows (torch_mean 0) the mean in double.
 """
 import os
 import zlib
@@ -76,8 +76,10 @@ def main():
                 codes, state = F.quantize_4bit(weight, blocksize=block_size, quant_type=quant_type)
                 absmax = state.absmax
                 decoded = F.dequantize_4bit(codes, state).numpy()
-                offset = np.float32(absmax.double().mean().item())
-                same = int(np.float32(absmax.mean().item()) == offset)
+                offset = np.float32(absmax.mean().item())
+                same = int(np.isfinite(offset))
+                if not same:
+                    offset = np.float32(absmax.double().mean().item())
                 nested, nested_state = F.quantize_blockwise(absmax - torch.tensor(offset), blocksize=256)
                 rebuilt = F.dequantize_blockwise(nested, nested_state) + torch.tensor(offset)
                 state.absmax = rebuilt
