@@ -93,6 +93,8 @@ absl::Status DatasetReader::OpenFile() {
   ASSIGN_OR_RETURN(std::unique_ptr<ByteSource> source, ByteSource::Open(path));
   reader_ = std::make_unique<LineReader>(std::move(source));
   array_started_ = false;
+  columns_ = options_.columns;  // files of one form may name their columns differently
+  columns_resolved_ = false;
   in_document_ = false;
   document_.clear();
   document_line_ = 1;
@@ -197,9 +199,13 @@ absl::Status DatasetReader::ParseRow(const std::string& json, int64_t line, Row*
     columns_resolved_ = true;
     const bool recognise = form_ == RowForm::kAuto;
     RETURN_IF_ERROR(AtLine(parsed->ResolveColumns(&form_, &columns_), line));
-    description_ = absl::StrCat(
-        "form ", RowFormName(form_),
-        recognise ? ", recognised in the first row: " : ", as given: ", parsed->DescribeColumns(form_, columns_));
+    const std::string found = parsed->DescribeColumns(form_, columns_);
+    if (description_.empty()) {
+      const char* how = recognise ? ", recognised in the first row: " : ", as given: ";
+      description_ = absl::StrCat("form ", RowFormName(form_), how, found);
+    } else if (!absl::EndsWith(description_, found)) {
+      absl::StrAppend(&description_, "; ", options_.files[file_], ": ", found);
+    }
   }
   return AtLine(parsed->Fill(form_, columns_, row), line);
 }

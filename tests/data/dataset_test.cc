@@ -126,6 +126,13 @@ TEST_F(DatasetTest, SeveralFilesFirstRowAndMaxRows) {
   EXPECT_THAT(ReadAll(options).status.message(), HasSubstr("only 4 rows"));
 }
 
+TEST_F(DatasetTest, FilesOfOneFormMayNameTheirColumnsDifferently) {
+  const Rows rows = ReadAll(Files({Write("a.jsonl", R"({"instruction": "1", "output": "2"})"),
+                                   Write("b.jsonl", R"({"instruction": "3", "response": "4"})")}));
+  ASSERT_EQ(rows.rows.size(), 2u) << rows.status;
+  EXPECT_EQ(rows.rows[1].messages[1].content, "4");
+}
+
 TEST_F(DatasetTest, PlainTextWholeAndSeparated) {
   const std::string path = Write("t.txt", "One\ntwo\n<|e|>\nThree<|e|><|e|> Four");
   Rows rows = ReadFileOnly(path);
