@@ -1,0 +1,217 @@
+#include "recipes/recipe_options.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "recipes/recipe_reader.h"
+
+namespace thimble {
+
+using recipe::Adapter;
+using recipe::Data;
+using recipe::Export;
+using recipe::Memory;
+using recipe::Optimizer;
+using recipe::Quantization;
+using recipe::Recipe;
+using recipe::Schedule;
+
+AdapterOptions AdapterOptionsOf(const Recipe& recipe) {
+  const Adapter& from = recipe.adapter();
+  AdapterOptions adapter;
+  if (from.type() == Adapter::TYPE_NONE) return adapter;
+  adapter.rank = from.rank();
+  adapter.alpha = from.alpha();
+  adapter.dropout = from.dropout();
+  adapter.rslora = from.rslora();
+  adapter.dora = from.type() == Adapter::TYPE_DORA;
+  adapter.gaussian_init = from.init() == Adapter::INIT_GAUSSIAN;
+  adapter.seed = static_cast<uint64_t>(from.has_seed() ? from.seed() : recipe.training().seed());
+  for (const std::string& target : from.targets()) {
+    if (target == "all-linear") {
+      adapter.targets = LinearNames();
+      return adapter;
+    }
+    adapter.targets.push_back(target);
+  }
+  if (adapter.targets.empty()) adapter.targets = LinearNames();
+  return adapter;
+}
+
+QuantizationOptions QuantizationOptionsOf(const Recipe& recipe) {
+  const Quantization& from = recipe.quantization();
+  QuantizationOptions options;
+  if (from.format() == Quantization::FORMAT_NF4) options.format = Format::kNF4;
+  if (from.format() == Quantization::FORMAT_FP4) options.format = Format::kFP4;
+  options.block_size = static_cast<int32_t>(from.block_size());
+  options.double_quant = from.double_quant();
+  options.skip.assign(from.skip().begin(), from.skip().end());
+  return options;
+}
+
+DecoderConfig FreshDecoderConfigOf(const recipe::DecoderShape& shape, int64_t tokenizer_vocab) {
+  DecoderConfig config;
+  config.model_type = "llama";
+  config.hidden_dim = shape.hidden_dim();
+  config.num_layers = shape.num_layers();
+  config.num_heads = shape.num_heads();
+  config.num_kv_heads = shape.has_num_kv_heads() ? shape.num_kv_heads() : shape.num_heads();
+  config.head_dim = shape.has_head_dim() ? shape.head_dim() : shape.hidden_dim() / shape.num_heads();
+  config.intermediate_dim = shape.intermediate_dim();
+  config.vocab_size = shape.has_vocab_size() ? shape.vocab_size() : tokenizer_vocab;
+  config.max_position = shape.max_position();
+  config.rope_theta = shape.rope_theta();
+  config.rms_norm_eps = static_cast<float>(shape.rms_norm_eps());
+  config.tie_embeddings = shape.tie_embeddings();
+  config.init_std = static_cast<float>(shape.init_std());
+  config.windows.assign(config.num_layers, 0);
+  return config;
+}
+
+DatasetOptions TrainDatasetOptionsOf(const Recipe& recipe) {
+  const Data& from = recipe.data();
+  DatasetOptions options;
+  options.files.assign(from.train().begin(), from.train().end());
+  switch (from.form()) {
+    case Data::FORM_AUTO:
+      options.form = RowForm::kAuto;
+      break;
+    case Data::FORM_ALPACA:
+      options.form = RowForm::kAlpaca;
+      break;
+    case Data::FORM_MESSAGES:
+      options.form = RowForm::kMessages;
+      break;
+    case Data::FORM_PROMPT_COMPLETION:
+      options.form = RowForm::kPromptCompletion;
+      break;
+    case Data::FORM_TEXT:
+      options.form = RowForm::kText;
+      break;
+  }
+  const recipe::Columns& columns = from.columns();
+  options.columns = {columns.instruction(), columns.input(), columns.output(),  columns.system(),
+                     columns.messages(),    columns.role(),  columns.content(), columns.prompt(),
+                     columns.completion(),  columns.text()};
+  options.text_separator = from.text_separator();
+  options.max_rows = from.max_rows();
+  return options;
+}
+
+DatasetOptions ValidationDatasetOptionsOf(const Recipe& recipe) {
+  DatasetOptions options = TrainDatasetOptionsOf(recipe);
+  options.files.assign(recipe.data().validation().begin(), recipe.data().validation().end());
+  options.max_rows = 0;
+  return options;
+}
+
+uint64_t DataSeedOf(const Recipe& recipe) {
+  return static_cast<uint64_t>(recipe.data().has_seed() ? recipe.data().seed() : recipe.training().seed());
+}
+
+PackingOptions PackingOptionsOf(const Recipe& recipe) {
+  const Data& from = recipe.data();
+  PackingOptions options;
+  if (from.packing() == Data::PACKING_UNPACKED) options.mode = PackingMode::kUnpacked;
+  if (from.packing() == Data::PACKING_WINDOWS) options.mode = PackingMode::kWindows;
+  options.too_long = TooLong::kDrop;
+  if (from.too_long() == Data::TOO_LONG_CUT) options.too_long = TooLong::kCut;
+  if (from.too_long() == Data::TOO_LONG_FAIL) options.too_long = TooLong::kFail;
+  options.seq_len = from.seq_len();
+  options.micro_batch_size = recipe.training().micro_batch_size();
+  options.shuffle = from.shuffle();
+  options.seed = DataSeedOf(recipe);
+  options.separate_documents = from.separate_documents();
+  return options;
+}
+
+LossOn LossOnOf(const Recipe& recipe) {
+  return recipe.data().loss_on() == Data::LOSS_ON_ALL ? LossOn::kAll : LossOn::kResponses;
+}
+
+std::string ChatFormatNameOf(const Recipe& recipe) {
+  switch (recipe.data().chat_format()) {
+    case Data::CHAT_FORMAT_AUTO:
+      return "auto";
+    case Data::CHAT_FORMAT_CHATML:
+      return "chatml";
+    case Data::CHAT_FORMAT_LLAMA3:
+      return "llama3";
+    case Data::CHAT_FORMAT_MISTRAL:
+      return "mistral";
+    case Data::CHAT_FORMAT_ZEPHYR:
+      return "zephyr";
+    case Data::CHAT_FORMAT_ALPACA:
+      return "alpaca";
+    case Data::CHAT_FORMAT_PLAIN:
+      return "plain";
+  }
+  return "auto";
+}
+
+EngineOptions EngineOptionsOf(const Recipe& recipe) {
+  EngineOptions options;
+  options.activations =
+      recipe.memory().activations() == Memory::ACTIVATIONS_RECOMPUTE ? SavePolicy::kRecompute : SavePolicy::kKeep;
+  options.loss.label_smoothing = static_cast<float>(recipe.loss().label_smoothing());
+  options.loss.z_loss = static_cast<float>(recipe.loss().z_loss());
+  options.loss.filter_threshold = static_cast<float>(recipe.loss().filter_threshold());
+  const Optimizer& from = recipe.optimizer();
+  options.optimizer.beta1 = from.beta1();
+  options.optimizer.beta2 = from.beta2();
+  options.optimizer.eps = from.eps();
+  options.optimizer.weight_decay = from.weight_decay();
+  options.optimizer.decay_all = from.decay_on() == Optimizer::DECAY_ON_ALL;
+  options.optimizer.max_grad_norm = from.max_grad_norm();
+  return options;
+}
+
+int64_t TotalStepsOf(const Recipe& recipe, int64_t batches_per_epoch) {
+  if (recipe.training().has_steps()) return recipe.training().steps();
+  const double epochs = recipe.training().has_epochs() ? recipe.training().epochs() : 1;
+  const double micro_batches = std::ceil(epochs * static_cast<double>(batches_per_epoch));
+  return std::max<int64_t>(
+      1, static_cast<int64_t>(std::ceil(micro_batches / static_cast<double>(recipe.training().accumulation()))));
+}
+
+TrainLoopOptions TrainLoopOptionsOf(const Recipe& recipe, int64_t batches_per_epoch) {
+  const recipe::Training& from = recipe.training();
+  TrainLoopOptions options;
+  options.learning_rate = recipe.optimizer().learning_rate();
+  options.accumulation = from.accumulation();
+  options.eval_every = from.eval_every();
+  options.eval_batches = from.eval_batches();
+  options.save_every = from.save_every();
+  options.keep_last = from.keep_last();
+  options.keep_best = from.keep_best();
+  options.early_stopping = from.early_stopping();
+
+  const Schedule& schedule = recipe.schedule();
+  ScheduleOptions& to = options.schedule;
+  to.total_steps = TotalStepsOf(recipe, batches_per_epoch);
+  to.kind = ScheduleKind::kCosine;
+  if (schedule.type() == Schedule::TYPE_LINEAR) to.kind = ScheduleKind::kLinear;
+  if (schedule.type() == Schedule::TYPE_CONSTANT) to.kind = ScheduleKind::kConstant;
+  if (schedule.type() == Schedule::TYPE_WSD) to.kind = ScheduleKind::kWsd;
+  const double ratio = schedule.has_warmup_ratio() ? schedule.warmup_ratio() : 0.03;
+  const double steps = static_cast<double>(to.total_steps);
+  to.warmup_steps =
+      schedule.has_warmup_steps() ? schedule.warmup_steps() : static_cast<int64_t>(std::ceil(ratio * steps));
+  to.decay_steps = static_cast<int64_t>(std::ceil(schedule.decay_share() * steps));
+  to.min_ratio = schedule.min_lr_ratio();
+  return options;
+}
+
+ExportOptions ExportOptionsOf(const Recipe& recipe) {
+  const Export& from = recipe.output().export_();
+  ExportOptions options;
+  options.dtype = TensorDType::kBF16;
+  if (from.dtype() == Export::DTYPE_F16) options.dtype = TensorDType::kF16;
+  if (from.dtype() == Export::DTYPE_F32) options.dtype = TensorDType::kF32;
+  options.max_shard_bytes = from.max_shard_size();
+  options.max_kl = from.max_kl();
+  options.min_agreement = from.min_agreement();
+  return options;
+}
+
+}  // namespace thimble

@@ -1,0 +1,37 @@
+// A recipe's sections as the plain structs of data/ and trainer/, which know no recipe.
+#pragma once
+
+#include <cstdint>
+
+#include "data/dataset.h"
+#include "data/packing.h"
+#include "data/row_encoder.h"
+#include "recipes/recipe.pb.h"
+#include "trainer/decoder.h"
+#include "trainer/engine.h"
+#include "trainer/export.h"
+#include "trainer/train_loop.h"
+#include "trainer/weight_loader.h"
+
+namespace thimble {
+
+AdapterOptions AdapterOptionsOf(const recipe::Recipe& recipe);
+QuantizationOptions QuantizationOptionsOf(const recipe::Recipe& recipe);
+// The shape under model.config, with the vocabulary of the tokenizer where the recipe gives none.
+DecoderConfig FreshDecoderConfigOf(const recipe::DecoderShape& shape, int64_t tokenizer_vocab);
+
+DatasetOptions TrainDatasetOptionsOf(const recipe::Recipe& recipe);
+DatasetOptions ValidationDatasetOptionsOf(const recipe::Recipe& recipe);
+PackingOptions PackingOptionsOf(const recipe::Recipe& recipe);
+LossOn LossOnOf(const recipe::Recipe& recipe);
+// "auto", "chatml", ...
+std::string ChatFormatNameOf(const recipe::Recipe& recipe);
+uint64_t DataSeedOf(const recipe::Recipe& recipe);
+
+EngineOptions EngineOptionsOf(const recipe::Recipe& recipe);
+// Steps of the whole run, from training.steps or training.epochs.
+int64_t TotalStepsOf(const recipe::Recipe& recipe, int64_t batches_per_epoch);
+TrainLoopOptions TrainLoopOptionsOf(const recipe::Recipe& recipe, int64_t batches_per_epoch);
+ExportOptions ExportOptionsOf(const recipe::Recipe& recipe);
+
+}  // namespace thimble

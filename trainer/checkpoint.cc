@@ -1,0 +1,185 @@
+#include "trainer/checkpoint.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
+#include "data/hdf5_file.h"
+#include "ops/check.h"
+
+namespace thimble {
+namespace {
+
+namespace fs = std::filesystem;
+
+// One list for writing and reading, so that neither forgets a field.
+template <typename State, typename IntField, typename FloatField>
+void VisitState(State& state, const IntField& integer, const FloatField& real) {
+  integer("state/step", state.step);
+  integer("state/micro_step", state.micro_step);
+  integer("state/epoch", state.position.epoch);
+  integer("state/batch", state.position.index);
+  integer("state/tokens", state.tokens);
+  integer("state/targets", state.targets);
+  real("state/seconds", state.seconds);
+  real("state/loss_before", state.loss_before);
+  real("state/last_eval_loss", state.last_eval_loss);
+  real("state/best_eval_loss", state.best_eval_loss);
+  integer("state/best_step", state.best_step);
+  integer("state/evaluations_without_gain", state.evaluations_without_gain);
+}
+
+std::string TensorKey(const StoreEntry& entry) { return absl::StrCat("tensors/", entry.name); }
+std::string MomentKey(const StoreEntry& entry, const char* moment) {
+  return absl::StrCat("moments/", entry.name, "/", moment);
+}
+
+absl::Status ReadTensor(const Hdf5Reader& file, const std::string& key, const Store& store, StoreId id) {
+  const Matrix m = store.matrix(id);
+  return file.Read(key, Hdf5Type::kF32, {m.rows, m.cols}, m.data);
+}
+
+// The first line in which two resolved recipes differ.
+std::string RecipeDifference(const std::string& saved, const std::string& now) {
+  const std::vector<std::string> a = absl::StrSplit(saved, '\n');
+  const std::vector<std::string> b = absl::StrSplit(now, '\n');
+  for (size_t i = 0; i < std::max(a.size(), b.size()); ++i) {
+    const std::string left = i < a.size() ? a[i] : "(nothing)";
+    const std::string right = i < b.size() ? b[i] : "(nothing)";
+    if (left != right) return absl::StrCat("line ", i + 1, " was \"", left, "\", is \"", right, "\"");
+  }
+  return "";
+}
+
+absl::Status CheckIdentity(const std::string& path, const RunIdentity& saved, const RunIdentity& now) {
+  const auto refuse = [&path](const std::string& what) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(path, ": ", what, "; resume with what the run began with, or start a new run in another folder"));
+  };
+  if (saved.recipe != now.recipe) {
+    return refuse(absl::StrCat("the recipe differs: ", RecipeDifference(saved.recipe, now.recipe)));
+  }
+  if (saved.base_fingerprint != now.base_fingerprint) {
+    return refuse(absl::StrCat("the base model differs: fingerprint was ", saved.base_fingerprint, ", is ",
+                               now.base_fingerprint));
+  }
+  if (saved.data_fingerprint != now.data_fingerprint) {
+    return refuse(absl::StrCat("the training data differ: fingerprint was ", saved.data_fingerprint, ", is ",
+                               now.data_fingerprint));
+  }
+  if (saved.compute != now.compute) {
+    return refuse(absl::StrCat("compute was ", saved.compute, ", is ", now.compute));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<RunIdentity> ReadIdentity(const Hdf5Reader& file) {
+  RunIdentity identity;
+  ASSIGN_OR_RETURN(identity.recipe, file.Text("identity/recipe"));
+  ASSIGN_OR_RETURN(identity.base_fingerprint, file.Text("identity/base"));
+  ASSIGN_OR_RETURN(identity.data_fingerprint, file.Text("identity/data"));
+  ASSIGN_OR_RETURN(identity.compute, file.Text("identity/compute"));
+  return identity;
+}
+
+}  // namespace
+
+absl::Status SaveCheckpoint(const std::string& path, const Store& store, const TrainState& state,
+                            const RunIdentity& identity) {
+  Hdf5Writer writer;
+  for (StoreId id : store.Trainable()) {
+    const StoreEntry& entry = store.entry(id);
+    const auto add = [&](const std::string& key, StoreId tensor) {
+      const Matrix m = store.matrix(tensor);
+      writer.AddArray(key, Hdf5Type::kF32, {m.rows, m.cols}, m.data);
+    };
+    add(TensorKey(entry), id);
+    add(MomentKey(entry, "exp_avg"), entry.first_moment);
+    add(MomentKey(entry, "exp_avg_sq"), entry.second_moment);
+  }
+  VisitState(
+      state, [&](const char* key, int64_t value) { writer.AddInt(key, value); },
+      [&](const char* key, double value) { writer.AddFloat(key, value); });
+  writer.AddText("identity/recipe", identity.recipe);
+  writer.AddText("identity/base", identity.base_fingerprint);
+  writer.AddText("identity/data", identity.data_fingerprint);
+  writer.AddText("identity/compute", identity.compute);
+  return writer.Commit(path);
+}
+
+absl::StatusOr<RunIdentity> ReadCheckpointIdentity(const std::string& path) {
+  ASSIGN_OR_RETURN(const Hdf5Reader file, Hdf5Reader::Open(path));
+  return ReadIdentity(file);
+}
+
+absl::StatusOr<TrainState> LoadCheckpoint(const std::string& path, const RunIdentity& identity, Store* store) {
+  ASSIGN_OR_RETURN(const Hdf5Reader file, Hdf5Reader::Open(path));
+  ASSIGN_OR_RETURN(const RunIdentity saved, ReadIdentity(file));
+  RETURN_IF_ERROR(CheckIdentity(path, saved, identity));
+  TrainState state;
+  absl::Status status;
+  VisitState(
+      state,
+      [&](const char* key, int64_t& value) {
+        auto read = file.Int(key);
+        if (read.ok()) value = *read;
+        status.Update(read.status());
+      },
+      [&](const char* key, double& value) {
+        auto read = file.Float(key);
+        if (read.ok()) value = *read;
+        status.Update(read.status());
+      });
+  RETURN_IF_ERROR(status);
+  for (StoreId id : store->Trainable()) {
+    const StoreEntry& entry = store->entry(id);
+    RETURN_IF_ERROR(ReadTensor(file, TensorKey(entry), *store, id));
+    RETURN_IF_ERROR(ReadTensor(file, MomentKey(entry, "exp_avg"), *store, entry.first_moment));
+    RETURN_IF_ERROR(ReadTensor(file, MomentKey(entry, "exp_avg_sq"), *store, entry.second_moment));
+  }
+  return state;
+}
+
+absl::Status LoadCheckpointTensors(const std::string& path, Store* store) {
+  ASSIGN_OR_RETURN(const Hdf5Reader file, Hdf5Reader::Open(path));
+  for (StoreId id : store->Trainable()) {
+    RETURN_IF_ERROR(ReadTensor(file, TensorKey(store->entry(id)), *store, id));
+  }
+  return absl::OkStatus();
+}
+
+std::string CheckpointPath(const std::string& run_folder, int64_t step) {
+  return absl::StrFormat("%s/checkpoints/step-%08d.h5", run_folder, step);
+}
+
+std::vector<int64_t> ListCheckpoints(const std::string& run_folder) {
+  std::vector<int64_t> steps;
+  std::error_code error;
+  for (const auto& file : fs::directory_iterator(fs::path(run_folder) / "checkpoints", error)) {
+    const std::string name = file.path().filename().string();
+    int64_t step;
+    if (!absl::StartsWith(name, "step-") || !absl::EndsWith(name, ".h5")) continue;
+    if (absl::SimpleAtoi(name.substr(5, name.size() - 8), &step)) steps.push_back(step);
+  }
+  std::sort(steps.begin(), steps.end());
+  return steps;
+}
+
+void PruneCheckpoints(const std::string& run_folder, int64_t keep_last, int64_t best_step) {
+  std::error_code error;
+  for (const auto& file : fs::directory_iterator(fs::path(run_folder) / "checkpoints", error)) {
+    if (file.path().extension() == ".tmp") fs::remove(file.path(), error);
+  }
+  std::vector<int64_t> steps = ListCheckpoints(run_folder);
+  const int64_t old = static_cast<int64_t>(steps.size()) - std::max<int64_t>(keep_last, 1);
+  for (int64_t i = 0; i < old; ++i) {
+    if (steps[i] != best_step) fs::remove(CheckpointPath(run_folder, steps[i]), error);
+  }
+}
+
+}  // namespace thimble

@@ -1,0 +1,289 @@
+#include "trainer/decoder.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "ops/check.h"
+#include "ops/dora.h"
+#include "ops/random.h"
+
+namespace thimble {
+namespace {
+
+bool Contains(const std::vector<int64_t>& list, int64_t value) {
+  return std::find(list.begin(), list.end(), value) != list.end();
+}
+
+bool IsTarget(const AdapterOptions& adapter, const std::string& short_name, int64_t layer) {
+  if (adapter.rank == 0 || (!adapter.layers.empty() && !Contains(adapter.layers, layer))) return false;
+  return std::find(adapter.targets.begin(), adapter.targets.end(), short_name) != adapter.targets.end();
+}
+
+// Declares weights with the same rules for all of them.
+class Declarer {
+ public:
+  Declarer(Decoder* decoder, const StorageOf& storage, Store* store)
+      : decoder_(*decoder), storage_(storage), store_(*store) {}
+
+  StoreId Matrix(const std::string& name, int64_t rows, int64_t cols, bool linear) {
+    if (decoder_.train_weights) {
+      const StoreId id = store_.Add(name, rows, cols, Category::kParameters);
+      store_.MakeTrainable(id, /*decay=*/true);
+      return id;
+    }
+    const WeightStorage storage = storage_(name, rows, cols, linear);
+    return store_.AddBound(name, rows, cols, Category::kWeights, storage.format, storage.bytes);
+  }
+
+  StoreId Vector(const std::string& name, int64_t size) {
+    const StoreId id = store_.Add(name, 1, size, Category::kWeights);
+    if (decoder_.train_weights) store_.MakeTrainable(id, /*decay=*/false);
+    return id;
+  }
+
+  LinearWeights Linear(int64_t layer, const std::string& group, const std::string& short_name, int64_t in, int64_t out,
+                       bool bias) {
+    LinearWeights linear;
+    linear.name = absl::StrCat("model.layers.", layer, ".", group, short_name);
+    linear.weight = Matrix(absl::StrCat(linear.name, ".weight"), out, in, /*linear=*/true);
+    if (bias) linear.bias = Vector(absl::StrCat(linear.name, ".bias"), out);
+    const AdapterOptions& adapter = decoder_.adapter;
+    if (!IsTarget(adapter, short_name, layer)) return linear;
+    const int64_t rank = adapter.RankOf(short_name);
+    linear.lora_scale = adapter.ScaleOf(short_name);
+    linear.lora_a = Trainable(absl::StrCat(linear.name, ".lora_A.weight"), rank, in, /*decay=*/true);
+    linear.lora_b = Trainable(absl::StrCat(linear.name, ".lora_B.weight"), out, rank, /*decay=*/true);
+    if (adapter.dora) {
+      linear.magnitude = Trainable(absl::StrCat(linear.name, ".lora_magnitude_vector"), 1, out, /*decay=*/true);
+    }
+    linear.dropout_seed = adapter.seed + 0x9e3779b97f4a7c15u * (++modules_);
+    return linear;
+  }
+
+ private:
+  StoreId Trainable(const std::string& name, int64_t rows, int64_t cols, bool decay) {
+    const StoreId id = store_.Add(name, rows, cols, Category::kParameters);
+    store_.MakeTrainable(id, decay);
+    return id;
+  }
+
+  Decoder& decoder_;
+  const StorageOf& storage_;
+  Store& store_;
+  uint64_t modules_ = 0;
+};
+
+LayerWeights DeclareLayer(const DecoderConfig& c, int64_t index, Declarer* declare) {
+  const std::string name = absl::StrCat("model.layers.", index, ".");
+  const int64_t q = c.num_heads * c.head_dim;
+  const int64_t kv = c.num_kv_heads * c.head_dim;
+  LayerWeights layer;
+  layer.input_norm = declare->Vector(name + "input_layernorm.weight", c.hidden_dim);
+  layer.q = declare->Linear(index, "self_attn.", "q_proj", c.hidden_dim, q, c.qkv_bias);
+  layer.k = declare->Linear(index, "self_attn.", "k_proj", c.hidden_dim, kv, c.qkv_bias);
+  layer.v = declare->Linear(index, "self_attn.", "v_proj", c.hidden_dim, kv, c.qkv_bias);
+  layer.o = declare->Linear(index, "self_attn.", "o_proj", q, c.hidden_dim, c.o_bias);
+  if (c.qk_norm) {
+    layer.q_norm = declare->Vector(name + "self_attn.q_norm.weight", c.head_dim);
+    layer.k_norm = declare->Vector(name + "self_attn.k_norm.weight", c.head_dim);
+  }
+  layer.post_attention_norm = declare->Vector(name + "post_attention_layernorm.weight", c.hidden_dim);
+  layer.gate = declare->Linear(index, "mlp.", "gate_proj", c.hidden_dim, c.intermediate_dim, c.mlp_bias);
+  layer.up = declare->Linear(index, "mlp.", "up_proj", c.hidden_dim, c.intermediate_dim, c.mlp_bias);
+  layer.down = declare->Linear(index, "mlp.", "down_proj", c.intermediate_dim, c.hidden_dim, c.mlp_bias);
+  return layer;
+}
+
+// Records one decoder layer with the conventions that hold for all of them.
+class LayerRecorder {
+ public:
+  LayerRecorder(Tape* tape, const Decoder& decoder, const DecoderInputs& inputs, RopeTableValues rope, bool dropout)
+      : tape_(tape), decoder_(decoder), inputs_(inputs), rope_(rope), dropout_(dropout) {}
+
+  ValueId Record(ValueId x, int64_t index, ValueId k_cache, ValueId v_cache) {
+    const DecoderConfig& c = decoder_.config;
+    const LayerWeights& w = decoder_.layers[index];
+    prefix_ = absl::StrCat("layers.", index, ".");
+    tape_->SetLayer(static_cast<int32_t>(index));
+    const ValueId n = Norm(x, w.input_norm, "input_norm");
+    ValueId q = Linear(n, w.q, "q");
+    ValueId k = Linear(n, w.k, "k");
+    const ValueId v = Linear(n, w.v, "v");
+    if (c.qk_norm) {
+      q = Norm(q, w.q_norm, "q_norm");
+      k = Norm(k, w.k_norm, "k_norm");
+    }
+    q = RecordRope(tape_, q, rope_, static_cast<int>(c.head_dim), prefix_ + "q_rope");
+    k = RecordRope(tape_, k, rope_, static_cast<int>(c.head_dim), prefix_ + "k_rope");
+    AttentionShape shape;
+    shape.num_heads = static_cast<int>(c.num_heads);
+    shape.num_kv_heads = static_cast<int>(c.num_kv_heads);
+    shape.head_dim = static_cast<int>(c.head_dim);
+    shape.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(c.head_dim)));
+    shape.window = c.windows[index];
+    const ValueId attended =
+        k_cache == kNoValue
+            ? RecordAttention(tape_, q, k, v, inputs_.starts, shape, prefix_ + "attention")
+            : RecordCachedAttention(tape_, q, k, v, k_cache, v_cache, inputs_.starts, shape, prefix_ + "attention");
+    const ValueId h = RecordAdd(tape_, x, Linear(attended, w.o, "o"), prefix_ + "h");
+    const ValueId m = Norm(h, w.post_attention_norm, "post_attention_norm");
+    const ValueId gate = Linear(m, w.gate, "gate");
+    const ValueId up = Linear(m, w.up, "up");
+    const ValueId act = RecordSwiGLU(tape_, gate, up, prefix_ + "swiglu");
+    const ValueId out = RecordAdd(tape_, h, Linear(act, w.down, "down"), prefix_ + "out");
+    tape_->MarkBoundary(out);
+    tape_->SetLayer(-1);
+    return out;
+  }
+
+ private:
+  ValueId Norm(ValueId x, StoreId w, const char* name) {
+    return RecordRmsNorm(tape_, x, tape_->Persistent(w), decoder_.config.rms_norm_eps, prefix_ + name);
+  }
+
+  ValueId Linear(ValueId x, const LinearWeights& linear, const char* name) {
+    const ValueId weight = tape_->Persistent(linear.weight);
+    const ValueId bias = linear.bias < 0 ? kNoValue : tape_->Persistent(linear.bias);
+    if (linear.lora_a < 0) return RecordLinear(tape_, x, weight, bias, decoder_.compute, prefix_ + name);
+    LoraSpec lora;
+    lora.a = tape_->Persistent(linear.lora_a);
+    lora.b = tape_->Persistent(linear.lora_b);
+    if (linear.magnitude >= 0) lora.magnitude = tape_->Persistent(linear.magnitude);
+    lora.scale = linear.lora_scale;
+    lora.dropout = dropout_ ? static_cast<float>(decoder_.adapter.dropout) : 0.0f;
+    lora.seed = linear.dropout_seed;
+    return RecordLoraLinear(tape_, x, weight, bias, lora, decoder_.compute, prefix_ + name);
+  }
+
+  Tape* tape_;
+  const Decoder& decoder_;
+  DecoderInputs inputs_;
+  RopeTableValues rope_;
+  bool dropout_;
+  std::string prefix_;
+};
+
+}  // namespace
+
+int64_t AdapterOptions::RankOf(const std::string& linear) const {
+  const auto found = rank_pattern.find(linear);
+  return found == rank_pattern.end() ? rank : found->second;
+}
+
+float AdapterOptions::ScaleOf(const std::string& linear) const {
+  const auto found = alpha_pattern.find(linear);
+  const double r = static_cast<double>(RankOf(linear));
+  return static_cast<float>((found == alpha_pattern.end() ? alpha : found->second) / (rslora ? std::sqrt(r) : r));
+}
+
+const std::vector<std::string>& LinearNames() {
+  static const auto* names =
+      new std::vector<std::string>{"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"};
+  return *names;
+}
+
+std::vector<LinearWeights*> Decoder::AdaptedLinears() {
+  std::vector<LinearWeights*> adapted;
+  for (LayerWeights& layer : layers) {
+    for (LinearWeights* linear : {&layer.q, &layer.k, &layer.v, &layer.o, &layer.gate, &layer.up, &layer.down}) {
+      if (linear->lora_a >= 0) adapted.push_back(linear);
+    }
+  }
+  return adapted;
+}
+
+absl::StatusOr<Decoder> DeclareDecoder(const DecoderConfig& config, const AdapterOptions& adapter, bool train_weights,
+                                       Compute compute, const StorageOf& storage, Store* store) {
+  for (const std::string& target : adapter.targets) {
+    const auto& names = LinearNames();
+    if (std::find(names.begin(), names.end(), target) == names.end()) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "adapter target \"", target, "\" is no linear layer of this model; it has ", absl::StrJoin(names, ", ")));
+    }
+  }
+  Decoder decoder;
+  decoder.config = config;
+  decoder.adapter = adapter;
+  decoder.compute = compute;
+  decoder.train_weights = train_weights;
+  Declarer declare(&decoder, storage, store);
+  decoder.embedding =
+      declare.Matrix("model.embed_tokens.weight", config.vocab_size, config.hidden_dim, /*linear=*/false);
+  for (int64_t i = 0; i < config.num_layers; ++i) decoder.layers.push_back(DeclareLayer(config, i, &declare));
+  decoder.final_norm = declare.Vector("model.norm.weight", config.hidden_dim);
+  decoder.head = config.tie_embeddings
+                     ? decoder.embedding
+                     : declare.Matrix("lm_head.weight", config.vocab_size, config.hidden_dim, /*linear=*/false);
+  return decoder;
+}
+
+void InitAdapters(const Decoder& decoder, Store* store) {
+  std::vector<float> row;
+  for (const LayerWeights& layer : decoder.layers) {
+    for (const LinearWeights* linear : layer.Linears()) {
+      if (linear->lora_a < 0) continue;
+      const Matrix a = store->matrix(linear->lora_a);
+      // Kaiming uniform as PEFT has it: the bound is 1 / sqrt(in).
+      const float bound = static_cast<float>(1.0 / std::sqrt(static_cast<double>(a.cols)));
+      const Vector values(a.data, a.rows * a.cols);
+      if (decoder.adapter.gaussian_init) {
+        RandomNormal(decoder.adapter.seed, linear->dropout_seed, 0, 0, 1.0f / static_cast<float>(a.rows), values);
+      } else {
+        RandomUniform(decoder.adapter.seed, linear->dropout_seed, 0, -bound, bound, values);
+      }
+      if (linear->magnitude < 0) continue;
+      // B is zero: the norm of W + BA is that of W.
+      const WeightView& w = store->entry(linear->weight).view;
+      row.resize(w.cols);
+      for (int64_t o = 0; o < w.rows; ++o) {
+        DecodeRow(w, o, 0, w.cols, row.data());
+        double sum = 0;
+        for (float value : row) sum += static_cast<double>(value) * value;
+        store->matrix(linear->magnitude)(0, o) = static_cast<float>(std::sqrt(sum));
+      }
+    }
+  }
+}
+
+void InitWeights(const Decoder& decoder, uint64_t seed, Store* store) {
+  for (StoreId id : store->Trainable()) {
+    const Vector values = store->vector(id);
+    const StoreEntry& entry = store->entry(id);
+    if (entry.decay) {
+      RandomNormal(seed, static_cast<uint64_t>(id), 0, 0, decoder.config.init_std, values);
+      continue;
+    }
+    const bool norm = entry.name.find("norm") != std::string::npos;
+    std::fill(values.data, values.data + values.size, norm ? 1.0f : 0.0f);
+  }
+}
+
+DecoderInputs RecordInputs(Tape* tape, int64_t tokens) {
+  DecoderInputs inputs;
+  inputs.ids = tape->Input("ids", 1, tokens, DType::kI32);
+  inputs.positions = tape->Input("positions", 1, tokens, DType::kI32);
+  inputs.starts = tape->Input("starts", 1, tokens, DType::kI32);
+  inputs.targets = tape->Input("targets", 1, tokens, DType::kI32);
+  return inputs;
+}
+
+ValueId RecordDecoder(Tape* tape, const Decoder& decoder, const DecoderInputs& inputs, const RecordOptions& options) {
+  const DecoderConfig& c = decoder.config;
+  RopeFrequencies rope =
+      MakeRopeFrequencies(static_cast<int>(c.head_dim), c.rope_theta, c.rope_scaling, c.max_position);
+  const RopeTableValues table =
+      RecordRopeTable(tape, inputs.positions, std::move(rope.inv_freq), rope.attention_factor);
+  ValueId x = RecordEmbedding(tape, tape->Persistent(decoder.embedding), inputs.ids, "embedding");
+  LayerRecorder recorder(tape, decoder, inputs, table, options.dropout);
+  const std::vector<StoreId>& caches = options.caches;
+  for (int64_t i = 0; i < c.num_layers; ++i) {
+    const bool cached = !caches.empty();
+    x = recorder.Record(x, i, cached ? tape->Persistent(caches[2 * i]) : kNoValue,
+                        cached ? tape->Persistent(caches[2 * i + 1]) : kNoValue);
+  }
+  return RecordRmsNorm(tape, x, tape->Persistent(decoder.final_norm), c.rms_norm_eps, "final_norm");
+}
+
+}  // namespace thimble

@@ -1,0 +1,107 @@
+// A decoder-only language model: its weights as store entries and its forward pass recorded on a tape.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "ops/matmul.h"
+#include "trainer/decoder_config.h"
+#include "trainer/store.h"
+#include "trainer/tape.h"
+#include "trainer/tape_ops.h"
+
+namespace thimble {
+
+struct AdapterOptions {
+  int64_t rank = 0;  // 0: no adapter
+  double alpha = 16;
+  double dropout = 0;
+  bool rslora = false;  // scale alpha / sqrt(rank) instead of alpha / rank
+  bool dora = false;
+  bool gaussian_init = false;  // A ~ N(0, 1 / rank) instead of uniform
+  // Last parts of the linear layers' names: q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj.
+  std::vector<std::string> targets;
+  // Exceptions by name of linear layer, as peft's rank_pattern and alpha_pattern.
+  std::map<std::string, int64_t> rank_pattern;
+  std::map<std::string, double> alpha_pattern;
+  std::vector<int64_t> layers;  // decoder layers that get adapters; empty: all
+  uint64_t seed = 0;
+
+  int64_t RankOf(const std::string& linear) const;
+  float ScaleOf(const std::string& linear) const;
+};
+
+// Names of all linear layers of a decoder layer, in order.
+const std::vector<std::string>& LinearNames();
+
+struct LinearWeights {
+  std::string name;  // "model.layers.0.self_attn.q_proj"
+  StoreId weight = -1;
+  StoreId bias = -1;
+  StoreId lora_a = -1;
+  StoreId lora_b = -1;
+  StoreId magnitude = -1;
+  float lora_scale = 0;
+  uint64_t dropout_seed = 0;
+};
+
+struct LayerWeights {
+  StoreId input_norm = -1;
+  StoreId post_attention_norm = -1;
+  StoreId q_norm = -1;
+  StoreId k_norm = -1;
+  LinearWeights q, k, v, o, gate, up, down;
+  std::vector<const LinearWeights*> Linears() const { return {&q, &k, &v, &o, &gate, &up, &down}; }
+};
+
+// Says how a weight will lie in memory.
+struct WeightStorage {
+  Format format = Format::kF32;
+  int64_t bytes = 0;
+};
+using StorageOf = std::function<WeightStorage(const std::string& name, int64_t rows, int64_t cols, bool linear)>;
+
+struct Decoder {
+  DecoderConfig config;
+  AdapterOptions adapter;
+  Compute compute = Compute::kF32;
+  bool train_weights = false;
+  StoreId embedding = -1;
+  StoreId final_norm = -1;
+  StoreId head = -1;  // the embedding when tied
+  std::vector<LayerWeights> layers;
+
+  std::vector<LinearWeights*> AdaptedLinears();
+};
+
+// Declares every weight and adapter in `store`. With train_weights all weights are f32 and trainable (adapter.rank 0);
+// otherwise they are frozen, stored as `storage` says (norms and biases always f32), and only the adapter trains.
+// InvalidArgument when an adapter target is no linear layer of the model.
+absl::StatusOr<Decoder> DeclareDecoder(const DecoderConfig& config, const AdapterOptions& adapter, bool train_weights,
+                                       Compute compute, const StorageOf& storage, Store* store);
+
+// Fills adapters of an allocated store: A uniform in +-1/sqrt(in), B zero, DoRA magnitudes the weights' row norms.
+void InitAdapters(const Decoder& decoder, Store* store);
+// Fills all weights of a fresh model: N(0, init_std), biases 0, norms 1.
+void InitWeights(const Decoder& decoder, uint64_t seed, Store* store);
+
+struct DecoderInputs {
+  ValueId ids = kNoValue;        // [1, T]
+  ValueId positions = kNoValue;  // [1, T]
+  ValueId starts = kNoValue;     // [1, T]
+  ValueId targets = kNoValue;    // [1, T], training and evaluation
+};
+DecoderInputs RecordInputs(Tape* tape, int64_t tokens);
+
+struct RecordOptions {
+  bool dropout = false;         // training: the adapter's dropout is active
+  std::vector<StoreId> caches;  // generation: two store entries a layer, keys and values; else empty
+};
+// Final hidden states [T, hidden] after the last norm.
+ValueId RecordDecoder(Tape* tape, const Decoder& decoder, const DecoderInputs& inputs, const RecordOptions& options);
+
+}  // namespace thimble

@@ -1,0 +1,88 @@
+// Tapes, plans and one arena for a declared model: training micro-steps, the update, evaluation.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "data/packing.h"
+#include "ops/linear_cross_entropy.h"
+#include "trainer/backward.h"
+#include "trainer/decoder.h"
+#include "trainer/executor.h"
+#include "trainer/memory_plan.h"
+#include "trainer/update.h"
+
+namespace thimble {
+
+struct EngineOptions {
+  SavePolicy activations = SavePolicy::kRecompute;
+  LinearCrossEntropyOptions loss;
+  OptimizerOptions optimizer;
+  int64_t max_tokens = 0;  // of a micro-batch in training
+  bool train = true;       // false: evaluation only, no training tape is planned
+};
+
+// A recorded and planned tape.
+struct PlannedTape {
+  explicit PlannedTape(const Store* store) : tape(store) {}
+  Tape tape;
+  MemoryPlan plan;
+  DecoderInputs inputs;
+  LossValues loss;
+  ValueId hidden = kNoValue;
+};
+
+class Engine {
+ public:
+  // Records and plans the largest shapes; allocates nothing. `decoder` and `store` outlive the engine.
+  Engine(const Decoder* decoder, Store* store, const EngineOptions& options);
+
+  // Bytes of the arena: the largest peak of all tapes. Exact before anything runs.
+  int64_t arena_bytes() const { return arena_bytes_; }
+  int64_t arena_lower_bound_bytes() const { return lower_bound_bytes_; }
+  int64_t arena_high_water_bytes() const { return arena_ ? arena_->high_water_bytes() : 0; }
+  // The plan of the largest training (or, without training, evaluation) tape.
+  const PlannedTape& largest() const { return *largest_; }
+
+  // Forward and backward; gradients are accumulated. Returns the sum of the loss over targets.
+  double TrainMicroStep(const Batch& batch, float inverse_targets, uint64_t dropout_counter);
+  void ZeroGradients();
+  // One optimiser step with the gathered gradients. Returns the gradient norm before clipping.
+  double Update(double learning_rate, int64_t optimizer_step);
+
+  // Sum of the loss over targets without gradients or smoothing terms; `losses` (may be null) gets one a row.
+  double Evaluate(const Batch& batch, std::vector<float>* losses);
+  // Final hidden states of a batch, valid until the next call of the engine.
+  ConstMatrix Hidden(const Batch& batch);
+
+  const Decoder& decoder() const { return *decoder_; }
+  Store& store() { return *store_; }
+
+ private:
+  struct Runnable {
+    std::unique_ptr<PlannedTape> planned;
+    std::unique_ptr<Executor> executor;
+  };
+  std::unique_ptr<PlannedTape> Record(int64_t tokens, bool train) const;
+  Runnable& Get(int64_t tokens, bool train);
+  // Pads the batch to the tape's shape, binds and runs.
+  Runnable& RunBatch(const Batch& batch, bool train, RunScalars* scalars);
+
+  const Decoder* decoder_;
+  Store* store_;
+  EngineOptions options_;
+  int64_t arena_bytes_ = 0;
+  int64_t lower_bound_bytes_ = 0;
+  std::unique_ptr<PlannedTape> largest_;
+  std::unique_ptr<Arena> arena_;
+  std::map<std::pair<int64_t, bool>, Runnable> tapes_;
+  Runnable update_;
+  Batch padded_;
+};
+
+// The tape shape that a micro-batch of this many tokens runs in.
+int64_t BucketTokens(int64_t tokens, int64_t max_tokens);
+
+}  // namespace thimble

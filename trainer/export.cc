@@ -1,0 +1,233 @@
+#include "trainer/export.h"
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <map>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "data/file.h"
+#include "nlohmann/json.hpp"
+#include "ops/check.h"
+#include "ops/linear_kl.h"
+#include "trainer/weight_loader.h"
+
+namespace thimble {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+// Rows of a weight decoded at a time: bounded memory whatever the width.
+constexpr int64_t kRowsAtOnce = 64;
+
+// out = row `o` of W, or of k (W + scale B A) where the layer has an adapter.
+void MergeRow(const Store& store, const LinearWeights* linear, const WeightView& w, int64_t o, float* out) {
+  DecodeRow(w, o, 0, w.cols, out);
+  if (linear == nullptr || linear->lora_a < 0) return;
+  const Matrix a = store.matrix(linear->lora_a);
+  const Matrix b = store.matrix(linear->lora_b);
+  double norm = 0;
+  for (int64_t i = 0; i < w.cols; ++i) {
+    float delta = 0;
+    for (int64_t r = 0; r < a.rows; ++r) delta += b(o, r) * a(r, i);
+    out[i] += linear->lora_scale * delta;
+    norm += static_cast<double>(out[i]) * out[i];
+  }
+  if (linear->magnitude < 0) return;
+  const float k = store.matrix(linear->magnitude)(0, o) / static_cast<float>(std::sqrt(norm));
+  for (int64_t i = 0; i < w.cols; ++i) out[i] *= k;
+}
+
+bool IsVectorName(const std::string& name) {
+  return name.find("norm.weight") != std::string::npos || name.rfind(".bias") == name.size() - 5;
+}
+
+std::vector<StoreId> ModelEntries(const Store& store) {
+  std::vector<StoreId> ids;
+  for (StoreId id = 0; id < static_cast<StoreId>(store.size()); ++id) {
+    const StoreEntry& entry = store.entry(id);
+    const bool kind = entry.category == Category::kWeights || entry.category == Category::kParameters;
+    if (kind && entry.name.find(".lora_") == std::string::npos) ids.push_back(id);
+  }
+  return ids;
+}
+
+const char* DTypeText(TensorDType dtype) {
+  if (dtype == TensorDType::kF16) return "float16";
+  return dtype == TensorDType::kF32 ? "float32" : "bfloat16";
+}
+
+// The base's config.json with the new dtype and without what described its quantisation.
+json MergedConfig(const Decoder& decoder, const ExportSource& source, TensorDType dtype) {
+  if (source.base == nullptr) return DecoderConfigJson(decoder.config, DTypeText(dtype));
+  json config = source.base->config();
+  config.erase("quantization_config");
+  config["tie_word_embeddings"] = decoder.config.tie_embeddings;
+  if (config.contains("dtype")) config["dtype"] = DTypeText(dtype);
+  if (config.contains("torch_dtype") || !config.contains("dtype")) config["torch_dtype"] = DTypeText(dtype);
+  return config;
+}
+
+absl::Status CarryTokenizer(const std::string& folder, ModelFolderWriter* writer) {
+  for (const char* name : {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
+                           "generation_config.json"}) {
+    const fs::path path = fs::path(folder) / name;
+    if (!fs::exists(path)) continue;
+    ASSIGN_OR_RETURN(const std::string content, ReadFile(path.string()));
+    RETURN_IF_ERROR(writer->WriteFile(name, content));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status ExportMerged(const Decoder& decoder, const Store& store, const ExportSource& source,
+                          const ExportOptions& options, const std::string& out) {
+  std::map<StoreId, const LinearWeights*> linears;
+  for (const LayerWeights& layer : decoder.layers) {
+    for (const LinearWeights* linear : layer.Linears()) {
+      linears[linear->weight] = linear;
+    }
+  }
+  std::vector<TensorSpec> specs;
+  const std::vector<StoreId> ids = ModelEntries(store);
+  for (StoreId id : ids) {
+    const StoreEntry& entry = store.entry(id);
+    std::vector<int64_t> shape = {entry.rows, entry.cols};
+    if (IsVectorName(entry.name)) shape = {entry.cols};
+    specs.push_back({entry.name, options.dtype, std::move(shape)});
+  }
+  ASSIGN_OR_RETURN(
+      const std::unique_ptr<ModelFolderWriter> writer,
+      ModelFolderWriter::Create(out, MergedConfig(decoder, source, options.dtype), specs, options.max_shard_bytes));
+  std::vector<float> rows;
+  for (StoreId id : ids) {
+    const StoreEntry& entry = store.entry(id);
+    const auto found = linears.find(id);
+    const LinearWeights* linear = found == linears.end() ? nullptr : found->second;
+    rows.resize(kRowsAtOnce * entry.cols);
+    for (int64_t first = 0; first < entry.rows; first += kRowsAtOnce) {
+      const int64_t count = std::min(kRowsAtOnce, entry.rows - first);
+      for (int64_t r = 0; r < count; ++r) {
+        MergeRow(store, linear, entry.view, first + r, rows.data() + r * entry.cols);
+      }
+      RETURN_IF_ERROR(writer->AppendFloats(entry.name, ConstVector(rows.data(), count * entry.cols)));
+    }
+  }
+  if (source.base != nullptr) {
+    RETURN_IF_ERROR(writer->CarryFiles(*source.base));
+  } else {
+    RETURN_IF_ERROR(CarryTokenizer(source.tokenizer_folder, writer.get()));
+  }
+  return writer->Finish();
+}
+
+absl::Status ExportPeft(const Decoder& decoder, const Store& store, const ExportSource& source,
+                        const std::string& out) {
+  const AdapterOptions& adapter = decoder.adapter;
+  if (adapter.rank == 0) return absl::InvalidArgumentError("a PEFT adapter needs a run that trained one");
+  std::error_code error;
+  fs::create_directories(out, error);
+  if (error) return absl::PermissionDeniedError(absl::StrCat("cannot create ", out, ": ", error.message()));
+  json config;
+  config["peft_type"] = "LORA";
+  config["task_type"] = "CAUSAL_LM";
+  config["base_model_name_or_path"] = source.base_path;
+  config["r"] = adapter.rank;
+  config["lora_alpha"] = adapter.alpha;
+  config["lora_dropout"] = adapter.dropout;
+  config["use_rslora"] = adapter.rslora;
+  config["use_dora"] = adapter.dora;
+  config["target_modules"] = adapter.targets;
+  config["rank_pattern"] = json(adapter.rank_pattern);
+  config["alpha_pattern"] = json(adapter.alpha_pattern);
+  if (adapter.rank_pattern.empty()) config["rank_pattern"] = json::object();
+  if (adapter.alpha_pattern.empty()) config["alpha_pattern"] = json::object();
+  if (!adapter.layers.empty()) config["layers_to_transform"] = adapter.layers;
+  config["bias"] = "none";
+  config["fan_in_fan_out"] = false;
+  config["inference_mode"] = true;
+  config["init_lora_weights"] = true;
+  config["modules_to_save"] = nullptr;
+
+  std::vector<TensorSpec> specs;
+  const auto is_adapter = [](const StoreEntry& entry) {
+    return entry.category == Category::kParameters && entry.name.find(".lora_") != std::string::npos;
+  };
+  const auto peft_name = [](const StoreEntry& entry) { return absl::StrCat("base_model.model.", entry.name); };
+  for (StoreId id : store.Trainable()) {
+    const StoreEntry& entry = store.entry(id);
+    if (!is_adapter(entry)) continue;
+    const bool vector = entry.name.find("lora_magnitude_vector") != std::string::npos;
+    specs.push_back({peft_name(entry), TensorDType::kF32,
+                     vector ? std::vector<int64_t>{entry.cols} : std::vector<int64_t>{entry.rows, entry.cols}});
+  }
+  ASSIGN_OR_RETURN(const std::unique_ptr<SafetensorsWriter> writer,
+                   SafetensorsWriter::Create(out + "/adapter_model.safetensors", specs));
+  for (StoreId id : store.Trainable()) {
+    if (!is_adapter(store.entry(id))) continue;
+    RETURN_IF_ERROR(writer->AppendFloats(peft_name(store.entry(id)), store.vector(id)));
+  }
+  RETURN_IF_ERROR(writer->Finish());
+  return WriteFileAtomically(out + "/adapter_config.json", config.dump(2) + "\n");
+}
+
+absl::StatusOr<ExportQuality> CompareWithExport(Engine* trained, const std::string& folder, BatchStream* stream,
+                                                int64_t max_batches) {
+  ASSIGN_OR_RETURN(const std::unique_ptr<ModelFolder> exported, ModelFolder::Open(folder));
+  ASSIGN_OR_RETURN(const DecoderConfig config, ReadDecoderConfig(*exported));
+  Store store;
+  const QuantizationOptions as_stored;
+  ASSIGN_OR_RETURN(const Decoder decoder,
+                   DeclareDecoder(config, AdapterOptions(), /*train_weights=*/false, trained->decoder().compute,
+                                  StorageFor(*exported, as_stored), &store));
+  store.Allocate();
+  RETURN_IF_ERROR(LoadWeights(*exported, decoder, as_stored, &store));
+  EngineOptions options;
+  options.train = false;
+  options.max_tokens = stream->max_batch_tokens();
+  Engine engine(&decoder, &store, options);
+
+  RETURN_IF_ERROR(stream->Seek({}));
+  int64_t batches = stream->batches_per_epoch();
+  if (max_batches > 0) batches = std::min(batches, max_batches);
+  ExportQuality quality;
+  Batch batch;
+  std::vector<float> kl;
+  std::vector<int32_t> top_p;
+  std::vector<int32_t> top_q;
+  std::vector<char> scratch;
+  int64_t agreed = 0;
+  const int64_t dim = config.hidden_dim;
+  for (int64_t i = 0; i < batches; ++i) {
+    RETURN_IF_ERROR(stream->Next(&batch));
+    const int64_t tokens = static_cast<int64_t>(batch.tokens.size());
+    const ConstMatrix p = trained->Hidden(batch);
+    const ConstMatrix q = engine.Hidden(batch);
+    kl.resize(tokens);
+    top_p.resize(tokens);
+    top_q.resize(tokens);
+    const int64_t bytes = LinearKLScratchBytes(tokens, dim, dim);
+    scratch.resize(bytes + 64);
+    char* aligned = scratch.data() + (64 - reinterpret_cast<uintptr_t>(scratch.data()) % 64) % 64;
+    LinearKL(p, trained->store().entry(trained->decoder().head).view, q, store.entry(decoder.head).view,
+             Vector(kl.data(), tokens), VectorView<int32_t>(top_p.data(), tokens),
+             VectorView<int32_t>(top_q.data(), tokens), {aligned, bytes});
+    for (int64_t t = 0; t < tokens; ++t) {
+      quality.mean_kl += kl[t];
+      quality.max_kl = std::max(quality.max_kl, static_cast<double>(kl[t]));
+      agreed += top_p[t] == top_q[t] ? 1 : 0;
+    }
+    quality.tokens += tokens;
+  }
+  if (quality.tokens > 0) {
+    quality.mean_kl /= static_cast<double>(quality.tokens);
+    quality.agreement = static_cast<double>(agreed) / static_cast<double>(quality.tokens);
+  }
+  return quality;
+}
+
+}  // namespace thimble

@@ -1,0 +1,49 @@
+// What leaves a run: a merged Hugging Face folder or a PEFT adapter folder, and the measure of what the export lost.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "data/model_folder.h"
+#include "data/packing.h"
+#include "trainer/decoder.h"
+#include "trainer/engine.h"
+#include "trainer/store.h"
+
+namespace thimble {
+
+struct ExportOptions {
+  TensorDType dtype = TensorDType::kBF16;  // kBF16, kF16 or kF32
+  int64_t max_shard_bytes = kDefaultMaxShardBytes;
+  double max_kl = 0.05;        // nats, mean over held-out tokens
+  double min_agreement = 0.9;  // share of equal most likely tokens
+};
+
+// Where the folder's other files come from.
+struct ExportSource {
+  const ModelFolder* base = nullptr;  // null: trained from scratch
+  std::string base_path;              // base_model_name_or_path of an adapter
+  std::string tokenizer_folder;       // files carried along when there is no base
+};
+
+// Writes W + scale * B A of every linear layer (DoRA: scaled rows), decoded from the base as it was trained, 4-bit
+// included, added in f32 and rounded once; all other weights as they are. Tied embeddings stay tied.
+absl::Status ExportMerged(const Decoder& decoder, const Store& store, const ExportSource& source,
+                          const ExportOptions& options, const std::string& out);
+
+// Writes adapter_config.json and adapter_model.safetensors (f32) as peft does.
+absl::Status ExportPeft(const Decoder& decoder, const Store& store, const ExportSource& source, const std::string& out);
+
+struct ExportQuality {
+  double mean_kl = 0;  // KL(trained || exported), nats a token
+  double max_kl = 0;
+  double agreement = 0;  // share of tokens with the same most likely next token
+  int64_t tokens = 0;
+};
+// Reads a merged folder back and compares it with the trained model over at most `max_batches` of `stream`.
+absl::StatusOr<ExportQuality> CompareWithExport(Engine* trained, const std::string& folder, BatchStream* stream,
+                                                int64_t max_batches);
+
+}  // namespace thimble

@@ -1,0 +1,139 @@
+#include "trainer/generator.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "absl/strings/str_cat.h"
+#include "ops/check.h"
+#include "ops/random.h"
+
+namespace thimble {
+namespace {
+
+constexpr int64_t kLargestChunk = 64;
+
+}  // namespace
+
+Generator::Generator(const Decoder* decoder, Store* store, int64_t max_context)
+    : decoder_(decoder), store_(store), max_context_(max_context) {
+  const DecoderConfig& c = decoder_->config;
+  for (int64_t i = 0; i < c.num_layers; ++i) {
+    for (const char* kind : {"keys", "values"}) {
+      const std::string name = absl::StrCat("cache.", kind, ".", i);
+      StoreId id = store_->Find(name);
+      if (id < 0) id = store_->Add(name, max_context_, c.num_kv_heads * c.head_dim, Category::kCache);
+      caches_.push_back(id);
+    }
+  }
+  store_->Allocate();
+  logits_.resize(c.vocab_size);
+  scratch_.resize(MatMulScratchBytes() + 64);
+}
+
+int64_t Generator::workspace_bytes() const {
+  int64_t bytes = static_cast<int64_t>(logits_.size() * sizeof(float) + scratch_.size());
+  for (const auto& [tokens, chunk] : chunks_) bytes += chunk.arena->bytes();
+  return bytes;
+}
+
+Generator::Chunk& Generator::Get(int64_t tokens) {
+  Chunk& chunk = chunks_[tokens];
+  if (chunk.tape != nullptr) return chunk;
+  chunk.tape = std::make_unique<Tape>(store_);
+  chunk.inputs = RecordInputs(chunk.tape.get(), tokens);
+  chunk.hidden = RecordDecoder(chunk.tape.get(), *decoder_, chunk.inputs, {.dropout = false, .caches = caches_});
+  chunk.plan = PlanMemory(*chunk.tape, {chunk.hidden});
+  chunk.arena = std::make_unique<Arena>(chunk.plan.peak_bytes);
+  chunk.executor = std::make_unique<Executor>(chunk.tape.get(), &chunk.plan, chunk.arena.get());
+  return chunk;
+}
+
+void Generator::Feed(absl::Span<const int32_t> tokens) {
+  CHECK_LE(past_ + static_cast<int64_t>(tokens.size()), max_context_);
+  // Chunks of 64, then powers of two: few tapes, and no row is padding.
+  while (!tokens.empty()) {
+    int64_t count = kLargestChunk;
+    while (count > static_cast<int64_t>(tokens.size())) count /= 2;
+    Chunk& chunk = Get(count);
+    std::vector<int32_t> positions(count);
+    std::iota(positions.begin(), positions.end(), static_cast<int32_t>(past_));
+    const std::vector<int32_t> starts(count, 0);
+    const std::vector<int32_t> targets(count, -100);
+    chunk.executor->Bind(chunk.inputs.ids, tokens.data());
+    chunk.executor->Bind(chunk.inputs.positions, positions.data());
+    chunk.executor->Bind(chunk.inputs.starts, starts.data());
+    chunk.executor->Bind(chunk.inputs.targets, targets.data());
+    RunScalars scalars;
+    scalars.past_tokens = past_;
+    chunk.executor->Run(&scalars);
+    past_ += count;
+    tokens.remove_prefix(count);
+    if (!tokens.empty()) continue;
+    const ConstMatrix last = chunk.executor->Result(chunk.hidden).Rows(count - 1, 1);
+    char* aligned = scratch_.data() + (64 - reinterpret_cast<uintptr_t>(scratch_.data()) % 64) % 64;
+    MatMulNT(last, store_->entry(decoder_->head).view, Matrix(logits_.data(), 1, static_cast<int64_t>(logits_.size())),
+             {.compute = decoder_->compute}, {aligned, MatMulScratchBytes()});
+  }
+}
+
+int32_t Generator::Choose(const GenerateOptions& options, uint64_t index, float* logprob) {
+  const auto best = std::max_element(logits_.begin(), logits_.end());
+  const double top = *best;
+  double sum = 0;
+  for (float z : logits_) sum += std::exp(z - top);
+  const double lse = top + std::log(sum);
+  int32_t token = static_cast<int32_t>(best - logits_.begin());
+  if (options.temperature > 0) {
+    std::vector<int32_t> order(logits_.size());
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(), [this](int32_t a, int32_t b) { return logits_[a] > logits_[b]; });
+    if (options.top_k > 0 && options.top_k < static_cast<int64_t>(order.size())) order.resize(options.top_k);
+    std::vector<double> weights;
+    for (int32_t id : order) weights.push_back(std::exp((logits_[id] - top) / options.temperature));
+    const double total = std::accumulate(weights.begin(), weights.end(), 0.0);
+    // The smallest set of likeliest tokens that holds top_p of the probability.
+    size_t kept = 0;
+    double mass = 0;
+    while (kept < weights.size() && (kept == 0 || mass < options.top_p * total)) mass += weights[kept++];
+    float uniform = 0;
+    RandomUniform(options.seed, /*stream=*/0, index, 0, 1, Vector(&uniform, 1));
+    double left = uniform * mass;
+    token = order[kept - 1];
+    for (size_t i = 0; i < kept; ++i) {
+      left -= weights[i];
+      if (left < 0) {
+        token = order[i];
+        break;
+      }
+    }
+  }
+  *logprob = static_cast<float>(logits_[token] - lse);
+  return token;
+}
+
+Generated Generator::Generate(absl::Span<const int32_t> prompt, const GenerateOptions& options,
+                              const std::function<void(int32_t)>& on_token) {
+  CHECK(!prompt.empty() && static_cast<int64_t>(prompt.size()) < max_context_);
+  past_ = 0;
+  Feed(prompt);
+  Generated result;
+  while (static_cast<int64_t>(result.tokens.size()) < options.max_new_tokens) {
+    float logprob = 0;
+    const int32_t token = Choose(options, result.tokens.size(), &logprob);
+    if (std::count(options.stop_tokens.begin(), options.stop_tokens.end(), token) > 0) {
+      result.stopped = true;
+      break;
+    }
+    result.tokens.push_back(token);
+    result.logprobs.push_back(logprob);
+    if (on_token) on_token(token);
+    if (past_ == max_context_) break;
+    if (static_cast<int64_t>(result.tokens.size()) < options.max_new_tokens) {
+      Feed(absl::MakeConstSpan(&result.tokens.back(), 1));
+    }
+  }
+  return result;
+}
+
+}  // namespace thimble

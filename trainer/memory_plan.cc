@@ -1,0 +1,147 @@
+#include "trainer/memory_plan.h"
+
+#include <algorithm>
+#include <functional>
+#include <numeric>
+
+#include "ops/check.h"
+
+namespace thimble {
+namespace {
+
+constexpr int64_t kAlignment = 64;
+
+int64_t Aligned(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+
+std::vector<int32_t> LastUses(const Tape& tape, const std::vector<ValueId>& pinned) {
+  std::vector<int32_t> last(tape.values().size(), -1);
+  const int32_t steps = static_cast<int32_t>(tape.steps().size());
+  for (int32_t s = 0; s < steps; ++s) {
+    for (ValueId id : tape.steps()[s].inputs) last[id] = s;
+    for (ValueId id : tape.steps()[s].outputs) last[id] = std::max(last[id], s);
+  }
+  for (ValueId id : pinned) last[id] = steps - 1;
+  return last;
+}
+
+// One buffer a value, unless an in-place step hands an input's buffer on to its output.
+void AssignBuffers(const Tape& tape, const std::vector<int32_t>& last, MemoryPlan* plan) {
+  plan->buffer_of_value.assign(tape.values().size(), -1);
+  plan->scratch_of_step.assign(tape.steps().size(), -1);
+  for (int32_t s = 0; s < static_cast<int32_t>(tape.steps().size()); ++s) {
+    const Step& step = tape.steps()[s];
+    for (const auto& [output, input] : step.in_place) {
+      const ValueId out = step.outputs[output];
+      const ValueId in = step.inputs[input];
+      const int32_t buffer = plan->buffer_of_value[in];
+      if (buffer < 0 || plan->buffer_of_value[out] >= 0 || last[in] != s) continue;
+      const bool taken = std::any_of(step.outputs.begin(), step.outputs.end(),
+                                     [&](ValueId id) { return plan->buffer_of_value[id] == buffer; });
+      if (taken) continue;  // already handed on to another output of this step
+      if (plan->buffers[buffer].bytes != Aligned(tape.value(out).bytes())) continue;
+      if (std::count(step.inputs.begin(), step.inputs.end(), in) > 1) continue;
+      plan->buffer_of_value[out] = buffer;
+      plan->buffers[buffer].last_step = last[out];
+    }
+    for (ValueId out : step.outputs) {
+      if (plan->buffer_of_value[out] >= 0) continue;
+      plan->buffer_of_value[out] = static_cast<int32_t>(plan->buffers.size());
+      plan->buffers.push_back({s, last[out], Aligned(tape.value(out).bytes()), 0, tape.value(out).name, false});
+    }
+    if (step.scratch_bytes > 0) {
+      plan->scratch_of_step[s] = static_cast<int32_t>(plan->buffers.size());
+      plan->buffers.push_back({s, s, Aligned(step.scratch_bytes), 0, std::string(step.op) + " scratch", true});
+    }
+  }
+}
+
+void FindPeak(const Tape& tape, MemoryPlan* plan) {
+  plan->live_bytes.assign(tape.steps().size() + 1, 0);
+  for (const PlannedBuffer& buffer : plan->buffers) {
+    plan->live_bytes[buffer.first_step] += buffer.bytes;
+    plan->live_bytes[buffer.last_step + 1] -= buffer.bytes;
+  }
+  std::partial_sum(plan->live_bytes.begin(), plan->live_bytes.end(), plan->live_bytes.begin());
+  plan->live_bytes.pop_back();
+  if (plan->live_bytes.empty()) return;
+  const auto peak = std::max_element(plan->live_bytes.begin(), plan->live_bytes.end());
+  plan->peak_step = static_cast<int32_t>(peak - plan->live_bytes.begin());
+  plan->lower_bound_bytes = *peak;
+  for (const PlannedBuffer& buffer : plan->AliveAtPeak()) {
+    (buffer.scratch ? plan->scratch_bytes_at_peak : plan->activation_bytes_at_peak) += buffer.bytes;
+  }
+}
+
+// Places buffers in the given order, each at the lowest offset free throughout its life. Returns the arena's size.
+int64_t Place(const std::vector<int32_t>& order, const std::vector<PlannedBuffer>& buffers,
+              std::vector<int64_t>* offsets) {
+  std::vector<int32_t> by_offset;  // placed so far
+  int64_t size = 0;
+  for (int32_t index : order) {
+    const PlannedBuffer& buffer = buffers[index];
+    int64_t offset = 0;
+    for (int32_t other : by_offset) {
+      const PlannedBuffer& placed = buffers[other];
+      if (placed.last_step < buffer.first_step || placed.first_step > buffer.last_step) continue;
+      const int64_t begin = (*offsets)[other];
+      if (begin >= offset + buffer.bytes) break;  // the gap before it is large enough
+      offset = std::max(offset, begin + placed.bytes);
+    }
+    (*offsets)[index] = offset;
+    size = std::max(size, offset + buffer.bytes);
+    const auto at = std::lower_bound(by_offset.begin(), by_offset.end(), offset,
+                                     [&](int32_t i, int64_t value) { return (*offsets)[i] < value; });
+    by_offset.insert(at, index);
+  }
+  return size;
+}
+
+void PlaceBuffers(MemoryPlan* plan) {
+  const std::vector<PlannedBuffer>& buffers = plan->buffers;
+  std::vector<int32_t> order(buffers.size());
+  const auto length = [](const PlannedBuffer& b) { return b.last_step - b.first_step; };
+  const std::function<bool(const PlannedBuffer&, const PlannedBuffer&)> heuristics[] = {
+      [](const PlannedBuffer& a, const PlannedBuffer& b) { return a.bytes > b.bytes; },
+      [&](const PlannedBuffer& a, const PlannedBuffer& b) { return length(a) > length(b); },
+      [&](const PlannedBuffer& a, const PlannedBuffer& b) {
+        return static_cast<double>(a.bytes) * (length(a) + 1) > static_cast<double>(b.bytes) * (length(b) + 1);
+      },
+      [](const PlannedBuffer& a, const PlannedBuffer& b) { return a.first_step < b.first_step; },
+  };
+  plan->peak_bytes = -1;
+  std::vector<int64_t> best;
+  for (const auto& before : heuristics) {
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return before(buffers[a], buffers[b]); });
+    std::vector<int64_t> offsets(buffers.size(), 0);
+    const int64_t size = Place(order, buffers, &offsets);
+    if (plan->peak_bytes < 0 || size < plan->peak_bytes) {
+      plan->peak_bytes = size;
+      best = std::move(offsets);
+    }
+    if (plan->peak_bytes == plan->lower_bound_bytes) break;
+  }
+  for (size_t i = 0; i < buffers.size(); ++i) plan->buffers[i].offset = best[i];
+}
+
+}  // namespace
+
+std::vector<PlannedBuffer> MemoryPlan::AliveAtPeak() const {
+  std::vector<PlannedBuffer> alive;
+  for (const PlannedBuffer& buffer : buffers) {
+    if (buffer.first_step <= peak_step && peak_step <= buffer.last_step) alive.push_back(buffer);
+  }
+  std::stable_sort(alive.begin(), alive.end(),
+                   [](const PlannedBuffer& a, const PlannedBuffer& b) { return a.bytes > b.bytes; });
+  return alive;
+}
+
+MemoryPlan PlanMemory(const Tape& tape, const std::vector<ValueId>& pinned) {
+  MemoryPlan plan;
+  AssignBuffers(tape, LastUses(tape, pinned), &plan);
+  FindPeak(tape, &plan);
+  PlaceBuffers(&plan);
+  return plan;
+}
+
+}  // namespace thimble

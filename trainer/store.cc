@@ -1,0 +1,141 @@
+#include "trainer/store.h"
+
+#include <sys/mman.h>
+
+#include "absl/strings/str_cat.h"
+#include "ops/check.h"
+
+namespace thimble {
+namespace {
+
+constexpr int64_t kAlignment = 64;
+
+int64_t Aligned(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+
+}  // namespace
+
+std::string_view NameOf(Category category) {
+  switch (category) {
+    case Category::kWeights:
+      return "weights";
+    case Category::kParameters:
+      return "parameters";
+    case Category::kGradients:
+      return "gradients";
+    case Category::kMoments:
+      return "moments";
+    case Category::kCache:
+      return "cache";
+  }
+  return "";
+}
+
+Store::~Store() {
+  for (const auto& [address, bytes] : blocks_) ::munmap(address, static_cast<size_t>(bytes));
+}
+
+StoreId Store::Add(std::string name, int64_t rows, int64_t cols, Category category) {
+  return AddBound(std::move(name), rows, cols, category, Format::kF32, rows * cols * int64_t{sizeof(float)});
+}
+
+StoreId Store::AddBound(std::string name, int64_t rows, int64_t cols, Category category, Format format, int64_t bytes) {
+  const StoreId id = static_cast<StoreId>(entries_.size());
+  CHECK(by_name_.emplace(name, id).second) << "declared twice: " << name;
+  StoreEntry entry;
+  entry.name = std::move(name);
+  entry.rows = rows;
+  entry.cols = cols;
+  entry.category = category;
+  entry.bytes = bytes;
+  entry.view.format = format;
+  entry.view.rows = rows;
+  entry.view.cols = cols;
+  entries_.push_back(std::move(entry));
+  return id;
+}
+
+void Store::MakeTrainable(StoreId id, bool decay) {
+  const std::string name = entries_[id].name;
+  const int64_t rows = entries_[id].rows;
+  const int64_t cols = entries_[id].cols;
+  CHECK(entries_[id].view.format == Format::kF32) << name;
+  const StoreId gradient = Add(absl::StrCat(name, "#gradient"), rows, cols, Category::kGradients);
+  const StoreId first = Add(absl::StrCat(name, "#exp_avg"), rows, cols, Category::kMoments);
+  const StoreId second = Add(absl::StrCat(name, "#exp_avg_sq"), rows, cols, Category::kMoments);
+  StoreEntry& entry = entries_[id];
+  entry.trainable = true;
+  entry.decay = decay;
+  entry.category = Category::kParameters;
+  entry.gradient = gradient;
+  entry.first_moment = first;
+  entry.second_moment = second;
+}
+
+void Store::Bind(StoreId id, const WeightView& view, std::shared_ptr<void> owner) {
+  StoreEntry& entry = entries_[id];
+  CHECK_EQ(view.rows, entry.rows) << entry.name;
+  CHECK_EQ(view.cols, entry.cols) << entry.name;
+  entry.view = view;
+  entry.owner = std::move(owner);
+}
+
+void Store::Allocate() {
+  const auto wants_memory = [](const StoreEntry& entry) {
+    return entry.view.data == nullptr && entry.view.format == Format::kF32 && entry.bytes > 0;
+  };
+  int64_t bytes = 0;
+  for (const StoreEntry& entry : entries_) {
+    if (wants_memory(entry)) bytes += Aligned(entry.bytes);
+  }
+  if (bytes == 0) return;
+  void* block = ::mmap(nullptr, static_cast<size_t>(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  CHECK(block != MAP_FAILED) << "no " << bytes << " bytes of address space";
+  blocks_.emplace_back(block, bytes);
+  char* next = static_cast<char*>(block);
+  for (StoreEntry& entry : entries_) {
+    if (!wants_memory(entry)) continue;
+    entry.view = WeightView(reinterpret_cast<float*>(next), entry.rows, entry.cols);
+    next += Aligned(entry.bytes);
+  }
+}
+
+StoreId Store::Find(std::string_view name) const {
+  const auto it = by_name_.find(std::string(name));
+  return it == by_name_.end() ? -1 : it->second;
+}
+
+Matrix Store::matrix(StoreId id) const {
+  const StoreEntry& entry = entries_[id];
+  DCHECK(entry.view.format == Format::kF32 && entry.view.data != nullptr) << entry.name;
+  // Entries are mutable memory seen through a read-only weight view.
+  return Matrix(static_cast<float*>(const_cast<void*>(entry.view.data)), entry.rows, entry.cols);
+}
+
+Vector Store::vector(StoreId id) const {
+  const Matrix m = matrix(id);
+  return Vector(m.data, m.rows * m.cols);
+}
+
+int64_t Store::BytesOf(Category category) const {
+  int64_t bytes = 0;
+  for (const StoreEntry& entry : entries_) {
+    if (entry.category == category) bytes += entry.bytes;
+  }
+  return bytes;
+}
+
+int64_t Store::TotalBytes() const {
+  int64_t bytes = 0;
+  for (const StoreEntry& entry : entries_) bytes += entry.bytes;
+  return bytes;
+}
+
+std::vector<StoreId> Store::Trainable() const {
+  std::vector<StoreId> ids;
+  for (StoreId id = 0; id < static_cast<StoreId>(entries_.size()); ++id) {
+    if (entries_[id].trainable) ids.push_back(id);
+  }
+  return ids;
+}
+
+}  // namespace thimble

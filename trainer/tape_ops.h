@@ -1,0 +1,64 @@
+// Records ops on a tape: one short function an op, which appends the forward step and says how its gradient is
+// appended.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "ops/attention.h"
+#include "ops/linear_cross_entropy.h"
+#include "ops/matmul.h"
+#include "trainer/tape.h"
+
+namespace thimble {
+
+// table [vocab, dim] (store), ids [T] -> y [T, dim].
+ValueId RecordEmbedding(Tape* tape, ValueId table, ValueId ids, const std::string& name);
+
+// Normalises groups of `dim` columns: x [T, n * dim], w [1, dim] -> y as x. n > 1 for norms per head.
+ValueId RecordRmsNorm(Tape* tape, ValueId x, ValueId w, float eps, const std::string& name);
+
+// y = x W^T (+ bias); w [out, in] in any format, bias [1, out] or kNoValue.
+ValueId RecordLinear(Tape* tape, ValueId x, ValueId w, ValueId bias, Compute compute, const std::string& name);
+
+struct LoraSpec {
+  ValueId a = kNoValue;          // [rank, in]
+  ValueId b = kNoValue;          // [out, rank]
+  ValueId magnitude = kNoValue;  // [1, out]: DoRA
+  float scale = 1;
+  float dropout = 0;
+  uint64_t seed = 0;  // of this module's dropout masks
+};
+// y = x W^T + scale * dropout(x) A^T B^T (+ bias), or its DoRA form.
+ValueId RecordLoraLinear(Tape* tape, ValueId x, ValueId w, ValueId bias, const LoraSpec& lora, Compute compute,
+                         const std::string& name);
+
+struct RopeTableValues {
+  ValueId cos = kNoValue;  // [T, head_dim / 2]
+  ValueId sin = kNoValue;
+};
+RopeTableValues RecordRopeTable(Tape* tape, ValueId positions, std::vector<float> inv_freq, float attention_factor);
+ValueId RecordRope(Tape* tape, ValueId x, const RopeTableValues& table, int head_dim, const std::string& name);
+
+// q [T, H*D]; k, v [T, KV*D]; starts [T].
+ValueId RecordAttention(Tape* tape, ValueId q, ValueId k, ValueId v, ValueId starts, const AttentionShape& shape,
+                        const std::string& name);
+
+// Appends k and v to the caches (store values [capacity, KV*D]) behind past_tokens rows and attends to all of them.
+// starts are cache rows. Has no gradient: generation only.
+ValueId RecordCachedAttention(Tape* tape, ValueId q, ValueId k, ValueId v, ValueId k_cache, ValueId v_cache,
+                              ValueId starts, const AttentionShape& shape, const std::string& name);
+
+ValueId RecordSwiGLU(Tape* tape, ValueId gate, ValueId up, const std::string& name);
+ValueId RecordAdd(Tape* tape, ValueId a, ValueId b, const std::string& name);
+
+struct LossValues {
+  ValueId loss = kNoValue;  // [1, T], 0 where there is no target
+  ValueId lse = kNoValue;   // [1, T]
+};
+// Cut cross-entropy of hidden [T, D] against head [V, D]. The gradient is that of sum(loss) * inverse_targets
+// (a run scalar). With `train`, a frozen head computes loss and hidden gradient in one pass.
+LossValues RecordLinearCrossEntropy(Tape* tape, ValueId hidden, ValueId head, ValueId targets,
+                                    const LinearCrossEntropyOptions& options, bool train);
+
+}  // namespace thimble

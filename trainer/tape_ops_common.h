@@ -1,0 +1,23 @@
+// Pieces that several recorded ops share.
+#pragma once
+
+#include <cstring>
+#include <string>
+
+#include "trainer/backward.h"
+#include "trainer/tape_ops.h"
+
+namespace thimble {
+
+// For steps that may run in place: copies unless both are the same memory. Values are contiguous.
+inline void CopyIfApart(ConstMatrix from, Matrix to) {
+  if (from.data != to.data) std::memcpy(to.data, from.data, sizeof(float) * from.rows * from.cols);
+}
+
+// dx = dy W, added to what x's gradient holds already.
+void AppendInputGradient(Backward& b, ValueId dy, ValueId x, ValueId w, Compute compute);
+
+// y = x + bias, in place; x itself when bias is kNoValue.
+ValueId RecordBias(Tape* tape, ValueId x, ValueId bias, const std::string& name);
+
+}  // namespace thimble

@@ -1,0 +1,276 @@
+#include "trainer/weight_loader.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "absl/container/flat_hash_set.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "data/bnb_weight.h"
+#include "data/checksum.h"
+#include "ops/check.h"
+
+namespace thimble {
+namespace {
+
+constexpr int64_t kChunkElements = int64_t{1} << 20;
+
+bool Skipped(const std::string& name, const QuantizationOptions& quantization) {
+  return std::any_of(quantization.skip.begin(), quantization.skip.end(), [&name](const std::string& skip) {
+    return absl::StrContains(name, absl::StrCat(".", skip, "."));
+  });
+}
+
+int64_t Bytes4Bit(int64_t values, int64_t block_size, bool double_quant) {
+  const int64_t blocks = (values + block_size - 1) / block_size;
+  const int64_t statistics = double_quant ? blocks + (blocks + 255) / 256 * 4 + 256 * 4 : blocks * 4;
+  return (values + 1) / 2 + statistics;
+}
+
+WeightStorage Storage4Bit(int64_t rows, int64_t cols, const QuantizationOptions& quantization) {
+  return {quantization.format, Bytes4Bit(rows * cols, quantization.block_size, quantization.double_quant)};
+}
+
+// Of a weight that the folder holds quantised.
+WeightStorage StoredStorage4Bit(const ModelFolder& folder, const std::string& name) {
+  WeightStorage storage{Format::kFP4, folder.Find(name)->info->bytes};
+  for (const std::string& part : BnbCompanions(folder, name)) {
+    if (absl::EndsWith(part, "__nf4")) storage.format = Format::kNF4;
+    const bool statistics = absl::EndsWith(part, "absmax") || absl::EndsWith(part, ".nested_quant_map");
+    if (statistics) storage.bytes += folder.Find(part)->info->bytes;
+  }
+  return storage;
+}
+
+WeightStorage PlainStorage(Format format, int64_t rows, int64_t cols) {
+  return {format, rows * cols * (format == Format::kF32 ? 4 : 2)};
+}
+
+Format PlainFormatOf(TensorDType dtype) {
+  if (dtype == TensorDType::kBF16) return Format::kBF16;
+  if (dtype == TensorDType::kF16) return Format::kF16;
+  return Format::kF32;
+}
+
+absl::Status NotFinite(const TensorRef& tensor) {
+  return absl::InvalidArgumentError(
+      absl::StrCat(tensor.file->path(), ": tensor ", tensor.info->name,
+                   " holds a NaN or an infinity; the file is damaged or the model diverged"));
+}
+
+// Calls use(values) on consecutive pieces of a tensor, as f32.
+template <typename Use>
+absl::Status StreamFloats(const TensorRef& tensor, const Use& use) {
+  std::vector<float> chunk(std::min(kChunkElements, tensor.info->elements));
+  for (int64_t first = 0; first < tensor.info->elements; first += kChunkElements) {
+    const int64_t count = std::min(kChunkElements, tensor.info->elements - first);
+    RETURN_IF_ERROR(tensor.file->ReadFloats(*tensor.info, first, count, chunk.data()));
+    const ConstVector values(chunk.data(), count);
+    if (!std::all_of(values.data, values.data + count, [](float v) { return std::isfinite(v); })) {
+      return NotFinite(tensor);
+    }
+    use(first, values);
+  }
+  return absl::OkStatus();
+}
+
+class WeightLoader {
+ public:
+  WeightLoader(const ModelFolder& folder, const QuantizationOptions& quantization, Store* store)
+      : folder_(folder), quantization_(quantization), store_(*store) {}
+
+  absl::Status Load(StoreId id) {
+    const StoreEntry& entry = store_.entry(id);
+    if (Is4Bit(entry.view.format) && HasBnbWeight(folder_, entry.name)) return LoadAlreadyQuantised(id);
+    used_.insert(entry.name);
+    std::vector<int64_t> shape = {entry.rows, entry.cols};
+    if (entry.rows == 1 && !IsMatrix(entry.name)) shape = {entry.cols};
+    ASSIGN_OR_RETURN(const TensorRef tensor, folder_.Require(entry.name, shape));
+    const TensorDType dtype = tensor.info->dtype;
+    if (dtype != TensorDType::kF32 && dtype != TensorDType::kBF16 && dtype != TensorDType::kF16) {
+      return absl::InvalidArgumentError(absl::StrCat(tensor.file->path(), ": tensor ", entry.name,
+                                                     ": expected F32, BF16 or F16, found ",
+                                                     std::string(NameOf(dtype))));
+    }
+    if (Is4Bit(entry.view.format)) return Quantise(id, tensor);
+    if (entry.view.format == Format::kF32) return ReadInto(id, tensor);
+    return Keep16Bit(id, tensor);
+  }
+
+  absl::Status CheckNothingLeft() const {
+    for (const TensorRef& tensor : folder_.tensors()) {
+      const std::string& name = tensor.info->name;
+      // Old checkpoints carry the rotary frequencies, which follow from the configuration.
+      if (used_.contains(name) || absl::EndsWith(name, "rotary_emb.inv_freq")) continue;
+      return absl::InvalidArgumentError(absl::StrCat(tensor.file->path(), ": unexpected tensor ", name,
+                                                     ": the model of config.json has no place for it"));
+    }
+    return absl::OkStatus();
+  }
+
+  void MarkUsed(const std::string& name) { used_.insert(name); }
+
+ private:
+  static bool IsMatrix(const std::string& name) {
+    return !absl::StrContains(name, "norm.weight") && !absl::EndsWith(name, ".bias");
+  }
+
+  absl::Status LoadAlreadyQuantised(StoreId id) {
+    const StoreEntry& entry = store_.entry(id);
+    used_.insert(entry.name);
+    for (const std::string& name : BnbCompanions(folder_, entry.name)) used_.insert(name);
+    ASSIGN_OR_RETURN(BnbWeight read, ReadBnbWeight(folder_, entry.name));
+    if (read.weight.rows != entry.rows || read.weight.cols != entry.cols) {
+      return absl::InvalidArgumentError(absl::StrCat(folder_.path(), ": tensor ", entry.name, ": expected shape ",
+                                                     ShapeText({entry.rows, entry.cols}), ", found ",
+                                                     ShapeText({read.weight.rows, read.weight.cols})));
+    }
+    BindQuantised(id, std::move(read.weight));
+    return absl::OkStatus();
+  }
+
+  void BindQuantised(StoreId id, QuantizedWeight weight) {
+    auto owned = std::make_shared<QuantizedWeight>(std::move(weight));
+    const WeightView view = owned->View();
+    store_.Bind(id, view, std::move(owned));
+  }
+
+  absl::Status Quantise(StoreId id, const TensorRef& tensor) {
+    ASSIGN_OR_RETURN(
+        QuantizedWeight weight,
+        QuantizeTensor(tensor, {store_.entry(id).view.format, quantization_.block_size, quantization_.double_quant}));
+    BindQuantised(id, std::move(weight));
+    return absl::OkStatus();
+  }
+
+  absl::Status ReadInto(StoreId id, const TensorRef& tensor) {
+    float* out = store_.matrix(id).data;
+    return StreamFloats(tensor, [out](int64_t first, ConstVector values) {
+      std::memcpy(out + first, values.data, sizeof(float) * values.size);
+    });
+  }
+
+  absl::Status Keep16Bit(StoreId id, const TensorRef& tensor) {
+    auto bits = std::make_shared<std::vector<uint16_t>>(tensor.info->elements);
+    const bool f16 = store_.entry(id).view.format == Format::kF16;
+    RETURN_IF_ERROR(StreamFloats(tensor, [&](int64_t first, ConstVector values) {
+      for (int64_t i = 0; i < values.size; ++i) {
+        (*bits)[first + i] = f16 ? FloatToF16(values[i]) : FloatToBF16(values[i]);
+      }
+    }));
+    WeightView view = store_.entry(id).view;
+    view.data = bits->data();
+    store_.Bind(id, view, std::move(bits));
+    return absl::OkStatus();
+  }
+
+  const ModelFolder& folder_;
+  const QuantizationOptions& quantization_;
+  Store& store_;
+  absl::flat_hash_set<std::string> used_;
+};
+
+bool IsModelEntry(const StoreEntry& entry) {
+  const bool kind = entry.category == Category::kWeights || entry.category == Category::kParameters;
+  return kind && !absl::StrContains(entry.name, ".lora_");
+}
+
+// Whether two tensors hold the same bytes.
+absl::StatusOr<bool> SameBytes(const TensorRef& a, const TensorRef& b) {
+  if (a.info->bytes != b.info->bytes || a.info->dtype != b.info->dtype) return false;
+  std::vector<char> left(std::min<int64_t>(a.info->bytes, kChunkElements));
+  std::vector<char> right(left.size());
+  for (int64_t at = 0; at < a.info->bytes; at += kChunkElements) {
+    const int64_t count = std::min(kChunkElements, a.info->bytes - at);
+    RETURN_IF_ERROR(a.file->ReadBytes(*a.info, at, count, left.data()));
+    RETURN_IF_ERROR(b.file->ReadBytes(*b.info, at, count, right.data()));
+    if (std::memcmp(left.data(), right.data(), count) != 0) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+absl::StatusOr<DecoderConfig> ReadDecoderConfig(const ModelFolder& folder) {
+  ASSIGN_OR_RETURN(DecoderConfig config, ParseDecoderConfig(folder.config(), folder.path() + "/config.json"));
+  const TensorRef* head = folder.Find("lm_head.weight");
+  const TensorRef* embedding = folder.Find("model.embed_tokens.weight");
+  if (config.tie_embeddings && head != nullptr && embedding != nullptr) {
+    ASSIGN_OR_RETURN(const bool same, SameBytes(*head, *embedding));
+    config.tie_embeddings = same;
+  }
+  return config;
+}
+
+StorageOf StorageFor(const ModelFolder& folder, const QuantizationOptions& quantization) {
+  return [&folder, quantization](const std::string& name, int64_t rows, int64_t cols, bool linear) {
+    if (HasBnbWeight(folder, name)) return StoredStorage4Bit(folder, name);
+    if (linear && Is4Bit(quantization.format) && !Skipped(name, quantization)) {
+      return Storage4Bit(rows, cols, quantization);
+    }
+    const TensorRef* tensor = folder.Find(name);
+    return PlainStorage(tensor == nullptr ? Format::kF32 : PlainFormatOf(tensor->info->dtype), rows, cols);
+  };
+}
+
+StorageOf StorageForShape(Format dtype, const QuantizationOptions& quantization) {
+  return [dtype, quantization](const std::string& name, int64_t rows, int64_t cols, bool linear) {
+    if (linear && Is4Bit(quantization.format) && !Skipped(name, quantization)) {
+      return Storage4Bit(rows, cols, quantization);
+    }
+    return PlainStorage(dtype, rows, cols);
+  };
+}
+
+absl::Status LoadWeights(const ModelFolder& folder, const Decoder& decoder, const QuantizationOptions& quantization,
+                         Store* store) {
+  WeightLoader loader(folder, quantization, store);
+  for (StoreId id = 0; id < static_cast<StoreId>(store->size()); ++id) {
+    if (IsModelEntry(store->entry(id))) RETURN_IF_ERROR(loader.Load(id));
+  }
+  if (decoder.head == decoder.embedding) loader.MarkUsed("lm_head.weight");
+  return loader.CheckNothingLeft();
+}
+
+absl::StatusOr<std::string> Fingerprint(const ModelFolder& folder) {
+  const std::string config = folder.config().dump();
+  uint32_t crc = Crc32c(config.data(), config.size());
+  std::vector<char> chunk(kChunkElements);
+  for (const TensorRef& tensor : folder.tensors()) {
+    const std::string header = absl::StrCat(tensor.info->name, ShapeText(tensor.info->shape));
+    crc = Crc32c(header.data(), header.size(), crc);
+    for (int64_t at = 0; at < tensor.info->bytes; at += kChunkElements) {
+      const int64_t count = std::min(kChunkElements, tensor.info->bytes - at);
+      RETURN_IF_ERROR(tensor.file->ReadBytes(*tensor.info, at, count, chunk.data()));
+      crc = Crc32c(chunk.data(), static_cast<size_t>(count), crc);
+    }
+  }
+  return absl::StrFormat("%08x", crc);
+}
+
+std::string FormatSummary(const Store& store) {
+  struct Sum {
+    int64_t tensors = 0;
+    int64_t bytes = 0;
+  };
+  std::map<int, Sum> sums;
+  for (StoreId id = 0; id < static_cast<StoreId>(store.size()); ++id) {
+    if (!IsModelEntry(store.entry(id))) continue;
+    Sum& sum = sums[-static_cast<int>(store.entry(id).view.format)];  // 4-bit formats first
+    ++sum.tensors;
+    sum.bytes += store.entry(id).bytes;
+  }
+  std::string text;
+  for (const auto& [format, sum] : sums) {
+    absl::StrAppendFormat(&text, "%s%s: %d tensor%s, %.1f MiB", text.empty() ? "" : "; ",
+                          std::string(InfoOf(static_cast<Format>(-format)).name), sum.tensors,
+                          sum.tensors == 1 ? "" : "s", static_cast<double>(sum.bytes) / (1 << 20));
+  }
+  return text;
+}
+
+}  // namespace thimble

@@ -1,0 +1,45 @@
+// A Hugging Face folder into a store: weights as they are or quantised while they stream in.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "data/model_folder.h"
+#include "trainer/decoder.h"
+#include "trainer/store.h"
+
+namespace thimble {
+
+struct QuantizationOptions {
+  Format format = Format::kBF16;  // kNF4 or kFP4: linear layers are quantised; otherwise they stay as in the file
+  int32_t block_size = 64;
+  bool double_quant = true;
+  std::vector<std::string> skip;  // last parts of names of linear layers that stay as they are
+};
+inline bool Is4Bit(Format format) { return format == Format::kNF4 || format == Format::kFP4; }
+
+// The decoder's configuration, with the head untied where the file holds a head of its own.
+absl::StatusOr<DecoderConfig> ReadDecoderConfig(const ModelFolder& folder);
+
+// How each weight will lie in memory. Folders that bitsandbytes quantised keep their own formats.
+StorageOf StorageFor(const ModelFolder& folder, const QuantizationOptions& quantization);
+// The same from the shape alone, for plans without weights; `dtype` is that of unquantised weights.
+StorageOf StorageForShape(Format dtype, const QuantizationOptions& quantization);
+
+// Reads all weights of an allocated store. Peak memory beyond the store: one tensor of the file, at most. A tensor that
+// is missing, has another shape, is of no float type, or holds a NaN or an infinity is an error that names it, and so
+// is a tensor that the model has no place for.
+absl::Status LoadWeights(const ModelFolder& folder, const Decoder& decoder, const QuantizationOptions& quantization,
+                         Store* store);
+
+// CRC-32C over names, shapes and bytes of all tensors and the configuration, as hexadecimal text.
+absl::StatusOr<std::string> Fingerprint(const ModelFolder& folder);
+
+// "nf4: 210 tensors, 74.3 MiB; bf16: 1 tensor, 54.0 MiB; f32: 61 tensors, 0.1 MiB": so that nobody wonders whether
+// 4-bit took effect.
+std::string FormatSummary(const Store& store);
+
+}  // namespace thimble
