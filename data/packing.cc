@@ -1,6 +1,7 @@
 #include "data/packing.h"
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 #include <set>
 #include <utility>
@@ -77,10 +78,28 @@ absl::StatusOr<BatchStream> BatchStream::Make(std::shared_ptr<const TokenRows> r
   return stream;
 }
 
+namespace {
+
+// Marks held_out_share of the rows, rounded, but at least one row on either side.
+std::vector<bool> HeldOutRows(int64_t rows, const PackingOptions& options) {
+  std::vector<bool> held_out(rows, false);
+  if (options.held_out_share <= 0 || rows < 2) return held_out;
+  const auto wanted = static_cast<int64_t>(std::llround(options.held_out_share * static_cast<double>(rows)));
+  const int64_t count = std::clamp<int64_t>(wanted, 1, rows - 1);
+  // An epoch number that training never reaches: the choice is independent of every shuffle.
+  const std::vector<int64_t> order = ShuffledOrder(rows, options.seed, ~uint64_t{0});
+  for (int64_t i = 0; i < count; ++i) held_out[order[i]] = true;
+  return held_out;
+}
+
+}  // namespace
+
 absl::Status BatchStream::SelectRows() {
   const int64_t seq_len = options_.seq_len;
+  const std::vector<bool> held_out = HeldOutRows(rows_->size(), options_);
   std::vector<int64_t> lengths;
   for (int64_t row = 0; row < rows_->size(); ++row) {
+    if (held_out[row] != options_.held_out) continue;
     const int64_t length = rows_->length(row);
     lengths.push_back(length);
     stats_.longest_row = std::max(stats_.longest_row, length);
@@ -102,7 +121,7 @@ absl::Status BatchStream::SelectRows() {
     stats_.rows_cut += too_long ? 1 : 0;
     rows_kept_.push_back({row, 0, count, false});
   }
-  stats_.rows = rows_->size();
+  stats_.rows = static_cast<int64_t>(lengths.size());
   stats_.rows_kept = static_cast<int64_t>(rows_kept_.size());
   stats_.median_row = Median(std::move(lengths));
   if (!rows_kept_.empty()) return absl::OkStatus();

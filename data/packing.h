@@ -29,6 +29,9 @@ struct PackingOptions {
   bool shuffle = true;  // false: file order, epoch after epoch (evaluation)
   uint64_t seed = 0;
   bool separate_documents = true;  // kWindows: a document does not see the one before it
+  // A share of the rows, chosen by (seed, number of rows), is set apart: left out, or with `held_out` alone taken.
+  double held_out_share = 0;
+  bool held_out = false;
 };
 
 // A run of one row's tokens. Its last token predicts the row's next token when `continues` (windows only), else

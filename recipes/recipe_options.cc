@@ -122,6 +122,7 @@ PackingOptions PackingOptionsOf(const Recipe& recipe) {
   options.shuffle = from.shuffle();
   options.seed = DataSeedOf(recipe);
   options.separate_documents = from.separate_documents();
+  if (from.validation_size() == 0) options.held_out_share = from.validation_share();
   return options;
 }
 
@@ -166,15 +167,17 @@ EngineOptions EngineOptionsOf(const Recipe& recipe) {
   return options;
 }
 
-int64_t TotalStepsOf(const Recipe& recipe, int64_t batches_per_epoch) {
+namespace {
+
+int64_t TotalStepsOf(const Recipe& recipe, int64_t steps_per_epoch) {
   if (recipe.training().has_steps()) return recipe.training().steps();
   const double epochs = recipe.training().has_epochs() ? recipe.training().epochs() : 1;
-  const double micro_batches = std::ceil(epochs * static_cast<double>(batches_per_epoch));
-  return std::max<int64_t>(
-      1, static_cast<int64_t>(std::ceil(micro_batches / static_cast<double>(recipe.training().accumulation()))));
+  return std::max<int64_t>(1, static_cast<int64_t>(std::ceil(epochs * static_cast<double>(steps_per_epoch))));
 }
 
-TrainLoopOptions TrainLoopOptionsOf(const Recipe& recipe, int64_t batches_per_epoch) {
+}  // namespace
+
+TrainLoopOptions TrainLoopOptionsOf(const Recipe& recipe, int64_t steps_per_epoch) {
   const recipe::Training& from = recipe.training();
   TrainLoopOptions options;
   options.learning_rate = recipe.optimizer().learning_rate();
@@ -188,7 +191,7 @@ TrainLoopOptions TrainLoopOptionsOf(const Recipe& recipe, int64_t batches_per_ep
 
   const Schedule& schedule = recipe.schedule();
   ScheduleOptions& to = options.schedule;
-  to.total_steps = TotalStepsOf(recipe, batches_per_epoch);
+  to.total_steps = TotalStepsOf(recipe, steps_per_epoch);
   to.kind = ScheduleKind::kCosine;
   if (schedule.type() == Schedule::TYPE_LINEAR) to.kind = ScheduleKind::kLinear;
   if (schedule.type() == Schedule::TYPE_CONSTANT) to.kind = ScheduleKind::kConstant;

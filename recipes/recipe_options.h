@@ -29,9 +29,8 @@ std::string ChatFormatNameOf(const recipe::Recipe& recipe);
 uint64_t DataSeedOf(const recipe::Recipe& recipe);
 
 EngineOptions EngineOptionsOf(const recipe::Recipe& recipe);
-// Steps of the whole run, from training.steps or training.epochs.
-int64_t TotalStepsOf(const recipe::Recipe& recipe, int64_t batches_per_epoch);
-TrainLoopOptions TrainLoopOptionsOf(const recipe::Recipe& recipe, int64_t batches_per_epoch);
+// The length of the run comes from training.steps, or from training.epochs and the data.
+TrainLoopOptions TrainLoopOptionsOf(const recipe::Recipe& recipe, int64_t steps_per_epoch);
 ExportOptions ExportOptionsOf(const recipe::Recipe& recipe);
 
 }  // namespace thimble

@@ -117,6 +117,11 @@ absl::StatusOr<RunIdentity> ReadCheckpointIdentity(const std::string& path) {
   return ReadIdentity(file);
 }
 
+absl::StatusOr<int64_t> ReadBestStep(const std::string& path) {
+  ASSIGN_OR_RETURN(const Hdf5Reader file, Hdf5Reader::Open(path));
+  return file.Int("state/best_step");
+}
+
 absl::StatusOr<TrainState> LoadCheckpoint(const std::string& path, const RunIdentity& identity, Store* store) {
   ASSIGN_OR_RETURN(const Hdf5Reader file, Hdf5Reader::Open(path));
   ASSIGN_OR_RETURN(const RunIdentity saved, ReadIdentity(file));

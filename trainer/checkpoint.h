@@ -41,6 +41,9 @@ struct RunIdentity {
 absl::Status SaveCheckpoint(const std::string& path, const Store& store, const TrainState& state,
                             const RunIdentity& identity);
 
+// The step with the lowest held-out loss so far, -1 without evaluations.
+absl::StatusOr<int64_t> ReadBestStep(const std::string& path);
+
 // The identity alone; reads (and checks) the file.
 absl::StatusOr<RunIdentity> ReadCheckpointIdentity(const std::string& path);
 

@@ -13,39 +13,58 @@ namespace {
 
 constexpr int64_t kLargestChunk = 64;
 
+std::string CacheName(const char* kind, int64_t layer) { return absl::StrCat("cache.", kind, ".", layer); }
+
 }  // namespace
+
+void Generator::DeclareCaches(const Decoder& decoder, int64_t max_context, Store* store) {
+  const DecoderConfig& c = decoder.config;
+  for (int64_t i = 0; i < c.num_layers; ++i) {
+    for (const char* kind : {"keys", "values"}) {
+      store->Add(CacheName(kind, i), max_context, c.num_kv_heads * c.head_dim, Category::kCache);
+    }
+  }
+}
 
 Generator::Generator(const Decoder* decoder, Store* store, int64_t max_context)
     : decoder_(decoder), store_(store), max_context_(max_context) {
-  const DecoderConfig& c = decoder_->config;
-  for (int64_t i = 0; i < c.num_layers; ++i) {
-    for (const char* kind : {"keys", "values"}) {
-      const std::string name = absl::StrCat("cache.", kind, ".", i);
-      StoreId id = store_->Find(name);
-      if (id < 0) id = store_->Add(name, max_context_, c.num_kv_heads * c.head_dim, Category::kCache);
-      caches_.push_back(id);
-    }
-  }
+  if (store_->Find(CacheName("keys", 0)) < 0) DeclareCaches(*decoder_, max_context, store_);
   store_->Allocate();
-  logits_.resize(c.vocab_size);
+  max_context_ = store_->entry(store_->Find(CacheName("keys", 0))).rows;
+  Chunk largest;
+  RecordChunk(*decoder_, store_, kLargestChunk, &largest);
+  arena_ = std::make_unique<Arena>(largest.plan.peak_bytes);
+  logits_.resize(decoder_->config.vocab_size);
   scratch_.resize(MatMulScratchBytes() + 64);
 }
 
-int64_t Generator::workspace_bytes() const {
-  int64_t bytes = static_cast<int64_t>(logits_.size() * sizeof(float) + scratch_.size());
-  for (const auto& [tokens, chunk] : chunks_) bytes += chunk.arena->bytes();
-  return bytes;
+int64_t Generator::WorkspaceBytes(const Decoder& decoder, Store* store) {
+  Chunk largest;
+  RecordChunk(decoder, store, kLargestChunk, &largest);
+  return largest.plan.peak_bytes + decoder.config.vocab_size * int64_t{sizeof(float)} + MatMulScratchBytes() + 64;
+}
+
+void Generator::RecordChunk(const Decoder& decoder, Store* store, int64_t tokens, Chunk* chunk) {
+  RecordOptions options;
+  for (int64_t i = 0; i < decoder.config.num_layers; ++i) {
+    options.caches.push_back(store->Find(CacheName("keys", i)));
+    options.caches.push_back(store->Find(CacheName("values", i)));
+  }
+  chunk->tape = std::make_unique<Tape>(store);
+  chunk->inputs = RecordInputs(chunk->tape.get(), tokens);
+  chunk->hidden = RecordDecoder(chunk->tape.get(), decoder, chunk->inputs, options);
+  chunk->plan = PlanMemory(*chunk->tape, {chunk->hidden});
 }
 
 Generator::Chunk& Generator::Get(int64_t tokens) {
   Chunk& chunk = chunks_[tokens];
   if (chunk.tape != nullptr) return chunk;
-  chunk.tape = std::make_unique<Tape>(store_);
-  chunk.inputs = RecordInputs(chunk.tape.get(), tokens);
-  chunk.hidden = RecordDecoder(chunk.tape.get(), *decoder_, chunk.inputs, {.dropout = false, .caches = caches_});
-  chunk.plan = PlanMemory(*chunk.tape, {chunk.hidden});
-  chunk.arena = std::make_unique<Arena>(chunk.plan.peak_bytes);
-  chunk.executor = std::make_unique<Executor>(chunk.tape.get(), &chunk.plan, chunk.arena.get());
+  RecordChunk(*decoder_, store_, tokens, &chunk);
+  // Smaller chunks have smaller buffers in the same order; a rare placement that needs more gets the room.
+  if (chunk.plan.peak_bytes > arena_->bytes()) {
+    arena_ = std::make_unique<Arena>(chunk.plan.peak_bytes);
+    for (auto& [size, other] : chunks_) other.executor = nullptr;
+  }
   return chunk;
 }
 
@@ -60,6 +79,9 @@ void Generator::Feed(absl::Span<const int32_t> tokens) {
     std::iota(positions.begin(), positions.end(), static_cast<int32_t>(past_));
     const std::vector<int32_t> starts(count, 0);
     const std::vector<int32_t> targets(count, -100);
+    if (chunk.executor == nullptr) {
+      chunk.executor = std::make_unique<Executor>(chunk.tape.get(), &chunk.plan, arena_.get());
+    }
     chunk.executor->Bind(chunk.inputs.ids, tokens.data());
     chunk.executor->Bind(chunk.inputs.positions, positions.data());
     chunk.executor->Bind(chunk.inputs.starts, starts.data());

@@ -31,7 +31,12 @@ struct Generated {
 
 class Generator {
  public:
-  // Declares the caches, two entries [max_context, kv_dim] a layer, in `store` and allocates them.
+  // Declares the caches in `store`, two entries [max_context, kv_dim] a layer, so that a plan counts them.
+  static void DeclareCaches(const Decoder& decoder, int64_t max_context, Store* store);
+  // Bytes of arena, logits and scratch, beyond the caches.
+  static int64_t WorkspaceBytes(const Decoder& decoder, Store* store);
+
+  // Declares the caches unless that is done, and allocates them.
   Generator(const Decoder* decoder, Store* store, int64_t max_context);
 
   // `on_token` (may be empty) is called as each token comes. The prompt is not empty and shorter than max_context.
@@ -39,8 +44,6 @@ class Generator {
                      const std::function<void(int32_t)>& on_token);
 
   int64_t max_context() const { return max_context_; }
-  // Bytes of arena and logits, beyond the caches.
-  int64_t workspace_bytes() const;
 
  private:
   struct Chunk {
@@ -48,9 +51,9 @@ class Generator {
     MemoryPlan plan;
     DecoderInputs inputs;
     ValueId hidden = kNoValue;
-    std::unique_ptr<Arena> arena;
     std::unique_ptr<Executor> executor;
   };
+  static void RecordChunk(const Decoder& decoder, Store* store, int64_t tokens, Chunk* chunk);
   Chunk& Get(int64_t tokens);
   // Appends tokens to the caches; logits_ are those after the last of them.
   void Feed(absl::Span<const int32_t> tokens);
@@ -59,7 +62,7 @@ class Generator {
   const Decoder* decoder_;
   Store* store_;
   int64_t max_context_;
-  std::vector<StoreId> caches_;
+  std::unique_ptr<Arena> arena_;
   std::map<int64_t, Chunk> chunks_;
   int64_t past_ = 0;
   std::vector<float> logits_;

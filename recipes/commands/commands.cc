@@ -5,6 +5,7 @@ namespace thimble {
 
 const std::vector<Command>& Commands() {
   static const std::vector<Command>* commands = new std::vector<Command>{
+      TrainCommand(),
       InspectCommand(),
       TokenizeCommand(),
       HelpCommand(),

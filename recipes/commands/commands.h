@@ -9,6 +9,7 @@ namespace thimble {
 
 Command HelpCommand();
 Command InspectCommand();
+Command TrainCommand();
 Command TokenizeCommand();
 
 // All commands in the order of the help page.

@@ -1,0 +1,166 @@
+#include "recipes/session.h"
+
+#include <filesystem>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "ops/check.h"
+#include "ops/compute_rate.h"
+#include "ops/parallel.h"
+#include "recipes/recipe_options.h"
+#include "recipes/recipe_reader.h"
+#include "trainer/checkpoint.h"
+
+namespace thimble {
+namespace {
+
+namespace fs = std::filesystem;
+using recipe::Recipe;
+
+absl::Status OpenTokenizer(const std::string& path, ModelSession* model) {
+  const bool folder = fs::is_directory(path);
+  model->tokenizer_folder = folder ? path : fs::path(path).parent_path().string();
+  model->tokenizer_file = folder ? (fs::path(path) / "tokenizer.json").string() : path;
+  ASSIGN_OR_RETURN(model->tokenizer, Tokenizer::Load(model->tokenizer_file));
+  ASSIGN_OR_RETURN(model->tokens, LoadModelTokens(model->tokenizer_folder, *model->tokenizer));
+  return absl::OkStatus();
+}
+
+Compute ChooseCompute(ModelSession* model) {
+  if (model->recipe.compute() == Recipe::COMPUTE_AUTO) {
+    const ComputeRates rates = MeasureComputeRates();
+    model->compute_reason = rates.reason;
+    // Written back, so that a resumed run multiplies the same way on any machine.
+    model->recipe.set_compute(rates.choice == Compute::kBF16 ? Recipe::COMPUTE_BF16 : Recipe::COMPUTE_F32);
+  }
+  return model->recipe.compute() == Recipe::COMPUTE_BF16 ? Compute::kBF16 : Compute::kF32;
+}
+
+absl::Status CheckVocabulary(const ModelSession& model, const DecoderConfig& config) {
+  if (model.tokenizer->vocab_size() <= config.vocab_size) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(model.tokenizer_file, ": the tokenizer has ids up to ",
+                                                 model.tokenizer->vocab_size() - 1, ", but the model's vocabulary has ",
+                                                 config.vocab_size, " rows; take the tokenizer that belongs to it"));
+}
+
+absl::Status Declare(ModelSession* model) {
+  const Recipe& recipe = model->recipe;
+  DecoderConfig config;
+  if (model->base != nullptr) {
+    ASSIGN_OR_RETURN(config, ReadDecoderConfig(*model->base));
+  } else {
+    config = FreshDecoderConfigOf(recipe.model().config(), model->tokenizer->vocab_size());
+    config.bos_token_id = model->tokens.bos_id;
+    if (model->tokens.eos_id >= 0) config.eos_token_ids = {model->tokens.eos_id};
+  }
+  RETURN_IF_ERROR(CheckVocabulary(*model, config));
+  model->quantization = QuantizationOptionsOf(recipe);
+  const bool train_all = TrainsAllWeights(recipe) && model->path.empty();
+  const StorageOf storage = model->base != nullptr ? StorageFor(*model->base, model->quantization) : StorageOf();
+  ASSIGN_OR_RETURN(model->decoder, DeclareDecoder(config, AdapterOptionsOf(recipe), train_all, ChooseCompute(model),
+                                                  storage, &model->store));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::string> ChooseCheckpoint(const std::string& run, bool best) {
+  const std::vector<int64_t> steps = ListCheckpoints(run);
+  if (steps.empty()) {
+    return absl::NotFoundError(absl::StrCat(run, ": the run has no checkpoint yet"));
+  }
+  if (best) {
+    ASSIGN_OR_RETURN(const int64_t step, ReadBestStep(CheckpointPath(run, steps.back())));
+    if (step > 0 && fs::exists(CheckpointPath(run, step))) return CheckpointPath(run, step);
+  }
+  return CheckpointPath(run, steps.back());
+}
+
+}  // namespace
+
+ExportSource ModelSession::Source() const {
+  return {base.get(), base != nullptr ? base->path() : std::string(), tokenizer_folder};
+}
+
+absl::StatusOr<std::unique_ptr<ModelSession>> DeclareModel(const Recipe& recipe) {
+  if (recipe.training().threads() > 0) SetNumThreads(static_cast<int>(recipe.training().threads()));
+  auto model = std::make_unique<ModelSession>();
+  model->recipe = recipe;
+  if (recipe.model().has_path()) {
+    ASSIGN_OR_RETURN(model->base, ModelFolder::Open(recipe.model().path()));
+  }
+  const std::string tokenizer = recipe.model().has_tokenizer() ? recipe.model().tokenizer() : recipe.model().path();
+  RETURN_IF_ERROR(OpenTokenizer(tokenizer, model.get()));
+  RETURN_IF_ERROR(Declare(model.get()));
+  return model;
+}
+
+absl::Status LoadModel(ModelSession* model) {
+  model->store.Allocate();
+  if (model->base != nullptr) {
+    RETURN_IF_ERROR(LoadWeights(*model->base, model->decoder, model->quantization, &model->store));
+  } else {
+    InitWeights(model->decoder, static_cast<uint64_t>(model->recipe.training().seed()), &model->store);
+  }
+  InitAdapters(model->decoder, &model->store);
+  return absl::OkStatus();
+}
+
+bool IsRunFolder(const std::string& path) {
+  return fs::exists(fs::path(path) / "recipe.yaml") && fs::is_directory(fs::path(path) / "checkpoints");
+}
+
+absl::StatusOr<std::unique_ptr<ModelSession>> OpenModel(const std::string& path, bool best) {
+  if (IsRunFolder(path)) {
+    ASSIGN_OR_RETURN(const Recipe recipe, ReadRecipe((fs::path(path) / "recipe.yaml").string(), {}));
+    ASSIGN_OR_RETURN(const std::string checkpoint, ChooseCheckpoint(path, best));
+    ASSIGN_OR_RETURN(std::unique_ptr<ModelSession> model, DeclareModel(recipe));
+    RETURN_IF_ERROR(LoadModel(model.get()));
+    RETURN_IF_ERROR(LoadCheckpointTensors(checkpoint, &model->store));
+    model->path = path;
+    return model;
+  }
+  auto model = std::make_unique<ModelSession>();
+  model->path = path;
+  // f32: an evaluation should not depend on the machine.
+  model->recipe.set_compute(Recipe::COMPUTE_F32);
+  ASSIGN_OR_RETURN(model->base, ModelFolder::Open(path));
+  RETURN_IF_ERROR(OpenTokenizer(path, model.get()));
+  RETURN_IF_ERROR(Declare(model.get()));
+  RETURN_IF_ERROR(LoadModel(model.get()));
+  return model;
+}
+
+absl::StatusOr<std::unique_ptr<RowEncoder>> MakeEncoder(const ModelSession& model) {
+  ASSIGN_OR_RETURN(ChatFormat format, MakeChatFormat(ChatFormatNameOf(model.recipe), model.tokens, *model.tokenizer));
+  if (model.recipe.data().has_system()) format.default_system = model.recipe.data().system();
+  return std::make_unique<RowEncoder>(model.tokenizer.get(), model.tokens, std::move(format), LossOnOf(model.recipe));
+}
+
+absl::StatusOr<DataSession> PrepareData(const ModelSession& model) {
+  const Recipe& recipe = model.recipe;
+  DataSession data;
+  ASSIGN_OR_RETURN(data.encoder, MakeEncoder(model));
+  ASSIGN_OR_RETURN(data.train, TokeniseDataset(TrainDatasetOptionsOf(recipe), *data.encoder, model.tokenizer_file,
+                                               recipe.data().cache()));
+  const PackingOptions packing = PackingOptionsOf(recipe);
+  ASSIGN_OR_RETURN(BatchStream train, BatchStream::Make(data.train.rows, packing));
+  data.train_stream = std::make_unique<BatchStream>(std::move(train));
+  data.fingerprint = data.train.fingerprint;
+
+  PackingOptions eval = packing;
+  eval.shuffle = false;
+  if (recipe.data().validation_size() > 0) {
+    ASSIGN_OR_RETURN(data.validation, TokeniseDataset(ValidationDatasetOptionsOf(recipe), *data.encoder,
+                                                      model.tokenizer_file, recipe.data().cache()));
+    ASSIGN_OR_RETURN(BatchStream stream, BatchStream::Make(data.validation.rows, eval));
+    data.eval_stream = std::make_unique<BatchStream>(std::move(stream));
+    absl::StrAppend(&data.fingerprint, "+", data.validation.fingerprint);
+  } else if (packing.held_out_share > 0) {
+    eval.held_out = true;
+    ASSIGN_OR_RETURN(BatchStream stream, BatchStream::Make(data.train.rows, eval));
+    data.eval_stream = std::make_unique<BatchStream>(std::move(stream));
+  }
+  return data;
+}
+
+}  // namespace thimble

@@ -1,0 +1,99 @@
+#include "trainer/run_plan.h"
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+
+namespace thimble {
+namespace {
+
+constexpr size_t kAliveShown = 8;
+
+}  // namespace
+
+std::string MiBText(int64_t bytes) { return absl::StrFormat("%.1f MiB", static_cast<double>(bytes) / (1 << 20)); }
+
+RunPlan MakeRunPlan(const Store& store, const Engine& engine, int64_t budget_bytes, int64_t workspace_bytes,
+                    int64_t besides_bytes) {
+  RunPlan plan;
+  for (Category category :
+       {Category::kWeights, Category::kParameters, Category::kGradients, Category::kMoments, Category::kCache}) {
+    const int64_t bytes = store.BytesOf(category);
+    if (bytes > 0) plan.categories.emplace_back(std::string(NameOf(category)), bytes);
+  }
+  const MemoryPlan& memory = engine.largest().plan;
+  // Scratch at the peak, and whatever lies beside it: the arena is one range that both share.
+  plan.categories.emplace_back("activations", engine.arena_bytes() - memory.scratch_bytes_at_peak);
+  plan.categories.emplace_back("workspaces", memory.scratch_bytes_at_peak + workspace_bytes);
+  for (const auto& [name, bytes] : plan.categories) plan.planned_bytes += bytes;
+  plan.budget_bytes = budget_bytes;
+  plan.arena_bytes = engine.arena_bytes();
+  plan.lower_bound_bytes = plan.planned_bytes - engine.arena_bytes() + engine.arena_lower_bound_bytes();
+  plan.process_bytes = plan.planned_bytes + besides_bytes;
+  const Tape& tape = engine.largest().tape;
+  plan.tokens = tape.value(engine.largest().inputs.ids).cols;
+  if (!tape.steps().empty()) {
+    const Step& step = tape.steps()[memory.peak_step];
+    plan.peak_step = std::string(step.op);
+    if (step.layer >= 0) absl::StrAppend(&plan.peak_step, " of layer ", step.layer);
+  }
+  for (const PlannedBuffer& buffer : memory.AliveAtPeak()) {
+    if (plan.alive_at_peak.size() == kAliveShown) break;
+    plan.alive_at_peak.emplace_back(buffer.name, buffer.bytes);
+  }
+  return plan;
+}
+
+absl::Status CheckBudget(const RunPlan& plan, const EngineOptions& options) {
+  if (plan.budget_bytes == 0 || plan.planned_bytes <= plan.budget_bytes) return absl::OkStatus();
+  std::string help;
+  if (options.activations == SavePolicy::kKeep) help = "memory.activations: recompute; ";
+  absl::StrAppend(&help, "a smaller training.micro_batch_size or data.seq_len; quantization.format: nf4; ",
+                  "a smaller adapter.rank");
+  return absl::ResourceExhaustedError(
+      absl::StrCat("the plan needs ", plan.planned_bytes, " bytes (", MiBText(plan.planned_bytes),
+                   "), memory.device_budget allows ", plan.budget_bytes, " (", MiBText(plan.budget_bytes),
+                   "): ", MiBText(plan.planned_bytes - plan.budget_bytes), " too much. What would lower it: ", help));
+}
+
+std::string FormatRunPlan(const RunPlan& plan) {
+  std::string text = absl::StrFormat("Memory plan for micro-batches of %d tokens\n", plan.tokens);
+  for (const auto& [name, bytes] : plan.categories) {
+    absl::StrAppendFormat(&text, "  %-14s %16d bytes %12s\n", name, bytes, MiBText(bytes));
+  }
+  absl::StrAppendFormat(&text, "  %-14s %16d bytes %12s", "device", plan.planned_bytes, MiBText(plan.planned_bytes));
+  if (plan.budget_bytes > 0) absl::StrAppend(&text, "  of a budget of ", MiBText(plan.budget_bytes));
+  absl::StrAppendFormat(&text, "\n  %-14s %16d bytes %12s\n", "process", plan.process_bytes,
+                        MiBText(plan.process_bytes));
+  absl::StrAppend(&text, "  fullest at ", plan.peak_step, ":");
+  for (size_t i = 0; i < plan.alive_at_peak.size() && i < 3; ++i) {
+    const auto& [name, bytes] = plan.alive_at_peak[i];
+    absl::StrAppend(&text, i == 0 ? " " : ", ", name, " ", MiBText(bytes));
+  }
+  return text + "\n";
+}
+
+nlohmann::ordered_json RunPlanJson(const RunPlan& plan) {
+  nlohmann::ordered_json json;
+  const auto tier = [](int64_t budget, int64_t planned, int64_t lower) {
+    nlohmann::ordered_json t;
+    t["budget_bytes"] = nullptr;
+    if (budget > 0) t["budget_bytes"] = budget;
+    t["planned_bytes"] = planned;
+    t["lower_bound_bytes"] = lower;
+    return t;
+  };
+  json["tiers"]["device"] = tier(plan.budget_bytes, plan.planned_bytes, plan.lower_bound_bytes);
+  json["tiers"]["host"] = tier(0, 0, 0);
+  json["tiers"]["disk"] = tier(0, 0, 0);
+  json["process_planned_bytes"] = plan.process_bytes;
+  for (const auto& [name, bytes] : plan.categories) json["categories"][name] = bytes;
+  json["arena_bytes"] = plan.arena_bytes;
+  json["micro_batch_tokens"] = plan.tokens;
+  json["peak"]["step"] = plan.peak_step;
+  for (const auto& [name, bytes] : plan.alive_at_peak) {
+    json["peak"]["alive"].push_back({{"name", name}, {"bytes", bytes}});
+  }
+  return json;
+}
+
+}  // namespace thimble

@@ -1,0 +1,45 @@
+// The plan of a run as people and programs read it: bytes by category and tier, and who is alive at the peak.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "nlohmann/json.hpp"
+#include "trainer/engine.h"
+#include "trainer/store.h"
+
+namespace thimble {
+
+struct RunPlan {
+  // weights, parameters, gradients, moments, cache, activations, workspaces: bytes of the device tier. Their sum is
+  // planned_bytes.
+  std::vector<std::pair<std::string, int64_t>> categories;
+  int64_t budget_bytes = 0;                                    // 0: none stated
+  int64_t planned_bytes = 0;                                   // of the device tier
+  int64_t lower_bound_bytes = 0;                               // no placement needs less
+  int64_t arena_bytes = 0;                                     // activations and workspaces
+  int64_t process_bytes = 0;                                   // planned_bytes and what the process holds besides
+  int64_t tokens = 0;                                          // of the largest micro-batch
+  std::string peak_step;                                       // op at which the arena is fullest
+  std::vector<std::pair<std::string, int64_t>> alive_at_peak;  // largest first
+};
+
+// `workspace_bytes`: of generation, beyond the arena. `besides_bytes`: what the process holds already.
+RunPlan MakeRunPlan(const Store& store, const Engine& engine, int64_t budget_bytes, int64_t workspace_bytes,
+                    int64_t besides_bytes);
+
+// ResourceExhausted, with the bytes and what would lower them, when the plan is above its budget.
+absl::Status CheckBudget(const RunPlan& plan, const EngineOptions& options);
+
+// A table of at most 80 columns.
+std::string FormatRunPlan(const RunPlan& plan);
+// tiers.{device,host,disk}.{budget_bytes,planned_bytes,lower_bound_bytes}, process_planned_bytes, categories, peak.
+nlohmann::ordered_json RunPlanJson(const RunPlan& plan);
+
+// "12.3 MiB"
+std::string MiBText(int64_t bytes);
+
+}  // namespace thimble
