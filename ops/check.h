@@ -51,16 +51,15 @@ class CheckFailure {
 #define DCHECK(condition) CHECK(condition)
 #endif
 
-#define RETURN_IF_ERROR(expression)                        \
-  do {                                                     \
-    ::absl::Status return_if_error_status = (expression);  \
+#define RETURN_IF_ERROR(expression)                                  \
+  do {                                                               \
+    ::absl::Status return_if_error_status = (expression);            \
     if (!return_if_error_status.ok()) return return_if_error_status; \
   } while (false)
 
 #define THIMBLE_CONCAT_INNER(a, b) a##b
 #define THIMBLE_CONCAT(a, b) THIMBLE_CONCAT_INNER(a, b)
-#define ASSIGN_OR_RETURN(left, expression) \
-  ASSIGN_OR_RETURN_IMPL(THIMBLE_CONCAT(status_or_, __LINE__), left, expression)
+#define ASSIGN_OR_RETURN(left, expression) ASSIGN_OR_RETURN_IMPL(THIMBLE_CONCAT(status_or_, __LINE__), left, expression)
 #define ASSIGN_OR_RETURN_IMPL(name, left, expression) \
   auto name = (expression);                           \
   if (!name.ok()) return name.status();               \

@@ -45,7 +45,7 @@ struct Computed {
 
 // Heads are read without padding, as weights are.
 Computed RunAll(const TestMatrix& h_p, const TestMatrix& head_p, const TestMatrix& h_q, const TestMatrix& head_q,
-             float cap_p = 0, float cap_q = 0) {
+                float cap_p = 0, float cap_q = 0) {
   const int64_t rows = h_p.rows();
   Computed c{TestMatrix(1, rows, 7), std::vector<int32_t>(rows, -1), std::vector<int32_t>(rows, -1)};
   TestScratch scratch(LinearKLScratchBytes(rows, h_p.cols(), h_q.cols()));
