@@ -59,6 +59,7 @@ class CheckFailure {
 
 #define THIMBLE_CONCAT_INNER(a, b) a##b
 #define THIMBLE_CONCAT(a, b) THIMBLE_CONCAT_INNER(a, b)
+// Two of them in one scope need two names.
 #define ASSIGN_OR_RETURN(left, expression) ASSIGN_OR_RETURN_IMPL(THIMBLE_CONCAT(status_or_, __LINE__), left, expression)
 #define ASSIGN_OR_RETURN_IMPL(name, left, expression) \
   auto name = (expression);                           \
