@@ -6,7 +6,9 @@
 #include <limits>
 #include <optional>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "ops/check.h"
 
 namespace thimble {
@@ -257,6 +259,12 @@ absl::Status ReadTokenIds(const ConfigReader& reader, DecoderConfig* config) {
   return absl::OkStatus();
 }
 
+// The double that a person would have written for this float: 1e-05, not 9.999999747378752e-06.
+double ShortDouble(float value) {
+  double parsed = value;
+  return absl::SimpleAtod(absl::StrFormat("%.7g", value), &parsed) ? parsed : value;
+}
+
 }  // namespace
 
 absl::StatusOr<DecoderConfig> ParseDecoderConfig(const json& object, const std::string& path) {
@@ -307,10 +315,10 @@ json DecoderConfigJson(const DecoderConfig& config, const std::string& dtype) {
   object["intermediate_size"] = config.intermediate_dim;
   object["vocab_size"] = config.vocab_size;
   object["max_position_embeddings"] = config.max_position;
-  object["rms_norm_eps"] = config.rms_norm_eps;
+  object["rms_norm_eps"] = ShortDouble(config.rms_norm_eps);
   object["rope_theta"] = config.rope_theta;
   object["hidden_act"] = "silu";
-  object["initializer_range"] = config.init_std;
+  object["initializer_range"] = ShortDouble(config.init_std);
   object["tie_word_embeddings"] = config.tie_embeddings;
   object["torch_dtype"] = dtype;
   object["attention_bias"] = config.o_bias;
