@@ -48,9 +48,9 @@ Command TrainCommand() {
       "checkpoints, metrics.jsonl, TensorBoard events, report.html and summary.json.\n"
       "Ctrl-C writes a checkpoint first.";
   command.example =
-      "thimble train recipes/qlora.yaml --set model.path=BASE \\\n"
-      "    --set data.train=rows.jsonl --set output.folder=runs/first\n"
-      "thimble train --resume runs/first";
+      "  thimble train recipes/qlora.yaml --set model.path=BASE \\\n"
+      "      --set data.train=rows.jsonl --set output.folder=runs/first\n"
+      "  thimble train --resume runs/first";
   command.max_arguments = 1;
   command.flags = {"resume", "set"};
   command.repeated_flags = {"set"};
