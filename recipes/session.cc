@@ -59,7 +59,7 @@ absl::Status Declare(ModelSession* model) {
   const bool train_all = TrainsAllWeights(recipe) && model->path.empty();
   const StorageOf storage = model->base != nullptr ? StorageFor(*model->base, model->quantization) : StorageOf();
   ASSIGN_OR_RETURN(model->decoder, DeclareDecoder(config, AdapterOptionsOf(recipe), train_all, ChooseCompute(model),
-                                                  storage, &model->store));
+                                                  storage, &model->store, TrainsEmbeddings(recipe)));
   return absl::OkStatus();
 }
 

@@ -24,11 +24,11 @@ bool IsTarget(const AdapterOptions& adapter, const std::string& short_name, int6
 // Declares weights with the same rules for all of them.
 class Declarer {
  public:
-  Declarer(Decoder* decoder, const StorageOf& storage, Store* store)
-      : decoder_(*decoder), storage_(storage), store_(*store) {}
+  Declarer(Decoder* decoder, const StorageOf& storage, Store* store, bool train_embeddings)
+      : decoder_(*decoder), storage_(storage), store_(*store), train_embeddings_(train_embeddings) {}
 
   StoreId Matrix(const std::string& name, int64_t rows, int64_t cols, bool linear) {
-    if (decoder_.train_weights) {
+    if (decoder_.train_weights && (linear || train_embeddings_)) {
       const StoreId id = store_.Add(name, rows, cols, Category::kParameters);
       store_.MakeTrainable(id, /*decay=*/true);
       return id;
@@ -72,6 +72,7 @@ class Declarer {
   Decoder& decoder_;
   const StorageOf& storage_;
   Store& store_;
+  bool train_embeddings_;
   uint64_t modules_ = 0;
 };
 
@@ -195,7 +196,7 @@ std::vector<LinearWeights*> Decoder::AdaptedLinears() {
 }
 
 absl::StatusOr<Decoder> DeclareDecoder(const DecoderConfig& config, const AdapterOptions& adapter, bool train_weights,
-                                       Compute compute, const StorageOf& storage, Store* store) {
+                                       Compute compute, const StorageOf& storage, Store* store, bool train_embeddings) {
   for (const std::string& target : adapter.targets) {
     const auto& names = LinearNames();
     if (std::find(names.begin(), names.end(), target) == names.end()) {
@@ -208,7 +209,7 @@ absl::StatusOr<Decoder> DeclareDecoder(const DecoderConfig& config, const Adapte
   decoder.adapter = adapter;
   decoder.compute = compute;
   decoder.train_weights = train_weights;
-  Declarer declare(&decoder, storage, store);
+  Declarer declare(&decoder, storage, store, train_embeddings);
   decoder.embedding =
       declare.Matrix("model.embed_tokens.weight", config.vocab_size, config.hidden_dim, /*linear=*/false);
   for (int64_t i = 0; i < config.num_layers; ++i) decoder.layers.push_back(DeclareLayer(config, i, &declare));

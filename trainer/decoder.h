@@ -78,11 +78,13 @@ struct Decoder {
   std::vector<LinearWeights*> AdaptedLinears();
 };
 
-// Declares every weight and adapter in `store`. With train_weights all weights are f32 and trainable (adapter.rank 0);
-// otherwise they are frozen, stored as `storage` says (norms and biases always f32), and only the adapter trains.
+// Declares every weight and adapter in `store`. With train_weights all weights are f32 and trainable (adapter.rank 0),
+// but for embedding and output layer without train_embeddings; frozen ones are stored as `storage` says (norms and
+// biases always f32), and only the adapter trains.
 // InvalidArgument when an adapter target is no linear layer of the model.
 absl::StatusOr<Decoder> DeclareDecoder(const DecoderConfig& config, const AdapterOptions& adapter, bool train_weights,
-                                       Compute compute, const StorageOf& storage, Store* store);
+                                       Compute compute, const StorageOf& storage, Store* store,
+                                       bool train_embeddings = true);
 
 // Fills adapters of an allocated store: A uniform in +-1/sqrt(in), B zero, DoRA magnitudes the weights' row norms.
 void InitAdapters(const Decoder& decoder, Store* store);
