@@ -40,6 +40,7 @@ void AddedTokenMatcher::Add(std::string_view pattern, const AddedToken& token) {
     node = nodes_.size();
     nodes_.emplace_back();
   }
+  if (nodes_[node].token >= 0) return;
   nodes_[node].token = static_cast<int32_t>(tokens_.size());
   tokens_.push_back(token);
 }

@@ -28,7 +28,7 @@ class AddedTokenMatcher {
     ByteSpan span;
   };
 
-  // `pattern`: what is looked for, not empty; an equal pattern replaces the earlier one.
+  // `pattern`: what is looked for, not empty; of equal patterns the first counts.
   void Add(std::string_view pattern, const AddedToken& token);
   void Prepare();  // after the last Add
   bool empty() const { return nodes_.size() <= 1; }

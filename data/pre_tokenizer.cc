@@ -108,7 +108,7 @@ void SplitDigits(bool individual, std::string_view text, std::vector<ByteSpan>& 
     bool previous = false;
     for (size_t at = word.begin; at < word.end;) {
       const CodePoint c = DecodeUtf8(text.data() + at);
-      const bool number = (classes[c.value] & kClassNumber) != 0;
+      const bool number = (classes[c.value] & kClassNumeric) != 0;
       if (at > begin && (number != previous || (number && individual))) {
         out.push_back({begin, at});
         begin = at;
@@ -155,7 +155,7 @@ void Metaspace(const PreTokenizerStep& step, AlignedView& text, std::vector<Byte
     const std::string_view content = text.text.substr(word.begin, word.end - word.begin);
     const bool has_it = content[0] == ' ' || content.substr(0, step.replacement.size()) == step.replacement;
     const bool wanted = step.prepend == PreTokenizerStep::Prepend::kAlways ||
-                        (step.prepend == PreTokenizerStep::Prepend::kFirst && text.BeginOf(word.begin) == 0);
+                        (step.prepend == PreTokenizerStep::Prepend::kFirst && word.begin == 0 && text.BeginOf(0) == 0);
     if (wanted && !has_it) out.Replace(word.begin, word.begin, step.replacement);
     size_t at = word.begin;
     while (at < word.end) {

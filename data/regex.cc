@@ -11,8 +11,8 @@
 namespace thimble {
 namespace {
 
-// Oniguruma's word characters; PCRE2's own \w leaves marks out.
-constexpr std::string_view kWord = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\x{200C}\\x{200D}";
+// Oniguruma's word characters, its Latin-1 numbers included; PCRE2's own \w leaves marks out.
+constexpr std::string_view kWord = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\x{B2}\\x{B3}\\x{B9}\\x{BC}-\\x{BE}";
 
 absl::Status Unsupported(std::string_view pattern, std::string_view form) {
   return absl::InvalidArgumentError(absl::StrCat("the regular expression \"", std::string(pattern), "\" uses ",
@@ -41,6 +41,8 @@ class Translator {
   absl::Status Step() {
     const char c = pattern_[at_];
     if (c == '\\') return Escape();
+    // Possessive for PCRE2, a repeated repetition for Oniguruma.
+    if (c == '}' && Next('+')) return Unsupported(pattern_, "{n,m}+");
     if (c == '[') {
       in_class_ = true;
       Copy(Next('^') ? 2 : 1);
@@ -48,8 +50,6 @@ class Translator {
         return Unsupported(pattern_, "an unescaped ] first in a class");
       return absl::OkStatus();
     }
-    // Possessive for PCRE2, a repeated repetition for Oniguruma.
-    if (c == '}' && Next('+')) return Unsupported(pattern_, "{n,m}+");
     if (c == '(' && (pattern_.substr(at_, 3) == "(?m" || pattern_.substr(at_, 3) == "(?s")) {
       return Unsupported(pattern_, "the flags m and s");
     }
@@ -105,7 +105,9 @@ class Translator {
         break;
     }
     if (replacement.empty()) {
-      Copy(2);
+      // \p{...} and its like: the brace belongs to the escape.
+      const size_t end = at_ + 2 < pattern_.size() && pattern_[at_ + 2] == '{' ? pattern_.find('}', at_) : at_ + 1;
+      Copy(end == std::string_view::npos ? 2 : end + 1 - at_);
     } else {
       out_ += replacement;
       at_ += 2;

@@ -149,8 +149,7 @@ absl::Status ReadAddedTokens(const JsonNode& root, const std::string& name, Toke
   int32_t largest = -1;
   for (size_t i = 0; i < list.value().size(); ++i) RETURN_IF_ERROR(ReadAddedToken(list.At(i), name, largest, parts));
   RewriteSpace space;
-  for (const auto& [id, index] : parts.added_by_id) {
-    const AddedToken& token = parts.added[index];
+  for (const AddedToken& token : parts.added) {
     if (!token.normalized) {
       parts.raw_matcher.Add(token.content, token);
       continue;

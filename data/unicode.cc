@@ -56,6 +56,11 @@ std::unique_ptr<uint8_t[]> BuildCharClasses() {
   constexpr char32_t kWords[][2] = {
       {0x24B6, 0x24E9}, {0x1F130, 0x1F149}, {0x1F150, 0x1F169}, {0x1F170, 0x1F189}, {0x200C, 0x200D}};
   for (const auto& range : kWords) SetBits(classes.get(), range[0], range[1], kClassWord);
+  for (char32_t c = 0; c <= kMaxCodePoint; ++c) {
+    if ((classes[c] & kClassNumber) != 0) classes[c] |= kClassNumeric;
+  }
+  SetBits(classes.get(), 0x11DE0, 0x11DE9, kClassNumeric);
+  SetBits(classes.get(), 0x16FF4, 0x16FF6, kClassNumeric);
   return classes;
 }
 

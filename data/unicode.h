@@ -11,12 +11,13 @@
 namespace thimble {
 
 // Bits of CharClasses.
-inline constexpr uint8_t kClassLetter = 1;  // \p{L}
-inline constexpr uint8_t kClassNumber = 2;  // \p{N}: Nd, Nl, No
-inline constexpr uint8_t kClassSpace = 4;   // \s: White_Space
-inline constexpr uint8_t kClassMark = 8;    // \p{M}
-inline constexpr uint8_t kClassWord = 16;   // \w: Alphabetic, \p{M}, Nd, Pc, U+200C, U+200D
-inline constexpr uint8_t kClassNewer = 32;  // general category differs between Unicode 14 and 16
+inline constexpr uint8_t kClassLetter = 1;    // \p{L}
+inline constexpr uint8_t kClassNumber = 2;    // \p{N}: Nd, Nl, No
+inline constexpr uint8_t kClassSpace = 4;     // \s: White_Space
+inline constexpr uint8_t kClassMark = 8;      // \p{M}
+inline constexpr uint8_t kClassWord = 16;     // \w: Alphabetic, \p{M}, Nd, Pc, U+200C, U+200D
+inline constexpr uint8_t kClassNewer = 32;    // general category differs between Unicode 14 and 16
+inline constexpr uint8_t kClassNumeric = 64;  // Rust's char::is_numeric: \p{N} of Unicode 17
 inline constexpr char32_t kMaxCodePoint = 0x10FFFF;
 
 // Classes of every code point, kMaxCodePoint + 1 bytes; built on the first call.
