@@ -155,7 +155,7 @@ void Metaspace(const PreTokenizerStep& step, AlignedView& text, std::vector<Byte
     const std::string_view content = text.text.substr(word.begin, word.end - word.begin);
     const bool has_it = content[0] == ' ' || content.substr(0, step.replacement.size()) == step.replacement;
     const bool wanted = step.prepend == PreTokenizerStep::Prepend::kAlways ||
-                        (step.prepend == PreTokenizerStep::Prepend::kFirst && word.begin == 0 && text.BeginOf(0) == 0);
+                        (step.prepend == PreTokenizerStep::Prepend::kFirst && text.BeginOf(word.begin) == 0);
     if (wanted && !has_it) out.Replace(word.begin, word.begin, step.replacement);
     size_t at = word.begin;
     while (at < word.end) {

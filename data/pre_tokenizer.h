@@ -29,6 +29,8 @@ struct PreTokenizerStep {
   bool individual_digits = false;                     // kDigits
 };
 
+// Metaspace with kFirst follows the reference but for one case: if a Replace normaliser turned the first two or more
+// characters of a text into others, the reference sees no beginning of the text there, and this does.
 class PreTokenizer {
  public:
   // With `map_bytes` the last ByteLevel step writes each byte as its stand-in character; without it, that step leaves

@@ -127,29 +127,20 @@ class Translator {
   bool in_class_ = false;
 };
 
-struct MatchState {
-  MatchState()
-      : context(pcre2_match_context_create(nullptr)), stack(pcre2_jit_stack_create(1 << 15, 1 << 23, nullptr)) {
-    pcre2_jit_stack_assign(context, nullptr, stack);
+}  // namespace
+
+struct Regex::Code {
+  Code() : context(pcre2_match_context_create(nullptr)) {
     pcre2_set_match_limit(context, UINT32_MAX);
     pcre2_set_depth_limit(context, UINT32_MAX);
     pcre2_set_heap_limit(context, UINT32_MAX);
   }
-  ~MatchState() {
+  ~Code() {
     pcre2_match_context_free(context);
-    pcre2_jit_stack_free(stack);
-    if (data != nullptr) pcre2_match_data_free(data);
+    pcre2_code_free(code);
   }
-  pcre2_match_context* context;
-  pcre2_jit_stack* stack;
-  pcre2_match_data* data = nullptr;
-};
-
-}  // namespace
-
-struct Regex::Code {
-  ~Code() { pcre2_code_free(code); }
   pcre2_code* code = nullptr;
+  pcre2_match_context* context;  // only read while matching
 };
 
 absl::StatusOr<Regex> Regex::Compile(std::string_view pattern) {
@@ -179,19 +170,21 @@ void Regex::FindAll(std::string_view text, std::vector<ByteSpan>& matches) const
   matches.clear();
   std::string substitute;
   if (SubstituteNewerCharacters(text, substitute)) text = substitute;
-  MatchState state;
-  state.data = pcre2_match_data_create_from_pattern(code_->code, nullptr);
+  using MatchData = std::unique_ptr<pcre2_match_data, decltype(&pcre2_match_data_free)>;
+  const MatchData data(pcre2_match_data_create_from_pattern(code_->code, nullptr), &pcre2_match_data_free);
   const PCRE2_SPTR subject = reinterpret_cast<PCRE2_SPTR>(text.data());
+  const auto match = [&](size_t at, uint32_t options) {
+    return pcre2_match(code_->code, subject, text.size(), at, options | PCRE2_NO_UTF_CHECK, data.get(), code_->context);
+  };
   size_t at = 0;
   while (at <= text.size()) {
-    int found = pcre2_match(code_->code, subject, text.size(), at, PCRE2_NO_UTF_CHECK, state.data, state.context);
-    if (found < 0 && found != PCRE2_ERROR_NOMATCH) {  // the JIT stack is bounded, the interpreter's heap is not
-      found = pcre2_match(code_->code, subject, text.size(), at, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, state.data,
-                          state.context);
+    int found = match(at, 0);
+    if (found < 0 && found != PCRE2_ERROR_NOMATCH) {  // the JIT's stack is bounded, the interpreter's heap is not
+      found = match(at, PCRE2_NO_JIT);
       CHECK(found >= 0 || found == PCRE2_ERROR_NOMATCH) << "PCRE2 gave up with error " << found;
     }
     if (found < 0) return;
-    const PCRE2_SIZE* ends = pcre2_get_ovector_pointer(state.data);
+    const PCRE2_SIZE* ends = pcre2_get_ovector_pointer(data.get());
     matches.push_back({ends[0], ends[1]});
     at = ends[1];
     if (ends[1] == ends[0]) {

@@ -166,11 +166,14 @@ AlignedView NormalizeUnicode(UnicodeForm form, const AlignedView& view, RewriteS
     }
     const std::string_view stretch = text.substr(unstable.previous, end - unstable.previous);
     NormalizeStretch(form, stretch, chars, normal);
-    if (normal == stretch) {
-      out.Keep(unstable.previous, end);
-    } else {
-      out.Replace(unstable.previous, end, normal);
-    }
+    // Characters at either end that stay keep their own place.
+    const size_t shorter = std::min(normal.size(), stretch.size());
+    size_t same = 0;
+    while (same < shorter && normal[same] == stretch[same]) ++same;
+    while (same > 0 && same < stretch.size() && IsContinuationByte(stretch[same])) --same;
+    if (same == stretch.size() && same < normal.size() && IsContinuationByte(normal[same])) same = 0;
+    out.Keep(unstable.previous, unstable.previous + same);
+    out.Replace(unstable.previous + same, end, std::string_view(normal).substr(same));
     done = end;
     unstable = FindUnstable(text, end, bit, flags);
   }

@@ -134,13 +134,16 @@ def tokenizer_file(case, models_by_name):
 
 
 def main():
-    seed, pipelines, random_texts = [int(x) for x in sys.argv[1:]] + [1, 40, 4][len(sys.argv) - 1:]
+    seed, pipelines, random_texts = [int(x) for x in sys.argv[1:]] + [1, 48, 4][len(sys.argv) - 1:]
     rng = random.Random(seed)
     models_by_name = {"bytes": model(True), "pieces": model(False)}
     texts = TEXTS + ["".join(rng.choice(WORDS) for _ in range(rng.randint(2, 7))) for _ in range(random_texts)]
     cases = []
     for _ in range(pipelines):
         case = pipeline(rng, models_by_name)
+        parts = json.dumps(case["parts"])
+        if '"first"' in parts and '"Replace"' in parts:  # the known difference, see PreTokenizer
+            continue
         try:
             tokenizer = Tokenizer.from_str(json.dumps(tokenizer_file(case, models_by_name)))
             case["ids"] = [tokenizer.encode(text).ids for text in texts]
