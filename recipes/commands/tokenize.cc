@@ -20,7 +20,8 @@
 
 DEFINE_string(file, "", "The file to read; without it, standard input.");
 DEFINE_bool(special, false, "Add, or with --decode keep, the special tokens such as BOS.");
-DEFINE_bool(decode, false, "The file holds token ids, separated by white space or commas; print their text.");
+DEFINE_bool(decode, false,
+            "The file holds token ids, separated by white space or commas, or what --json printed; print their text.");
 
 namespace thimble {
 namespace {
@@ -28,6 +29,14 @@ namespace {
 absl::StatusOr<std::string> ReadInput() {
   if (!FLAGS_file.empty()) return ReadFile(FLAGS_file);
   return std::string(std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>());
+}
+
+// What --json printed, or a plain list.
+std::string ListOfIds(const std::string& text) {
+  const nlohmann::json page = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
+  return page.is_object() && page.contains("tokens")
+             ? page["tokens"].dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)
+             : text;
 }
 
 // Decoding leaves out ids that do not exist; here they are an error, so that a wrong tokenizer is noticed.
@@ -67,7 +76,7 @@ absl::Status Run(const CommandLine& line) {
     PrintTokens(*tokenizer, input);
     return absl::OkStatus();
   }
-  ASSIGN_OR_RETURN(const std::vector<int32_t> ids, ParseIds(input, tokenizer->vocab_size()));
+  ASSIGN_OR_RETURN(const std::vector<int32_t> ids, ParseIds(ListOfIds(input), tokenizer->vocab_size()));
   const std::string text = tokenizer->Decode(ids, /*skip_special_tokens=*/!FLAGS_special);
   if (FLAGS_json) {
     std::printf("%s\n", nlohmann::json{{"text", text}}.dump().c_str());

@@ -75,7 +75,7 @@ def main():
             # The package decodes added tokens with "normalized" wrongly since 0.23; they are left out.
             added = reference.get_added_tokens_decoder()
             plain = [i for i in want if i not in added or not added[i].normalized]
-            text = run(thimble, name, json.dumps(plain).encode(), "--decode").decode()
+            text = run(thimble, name, json.dumps(plain).encode(), "--decode", "--special").decode()
             wrong_texts += text != reference.decode(plain, skip_special_tokens=False)
         print(f"{name}: {count} texts, {total} bytes, {wrong_ids} with other ids, {wrong_texts} decoded otherwise")
 
