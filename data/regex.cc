@@ -11,7 +11,9 @@
 namespace thimble {
 namespace {
 
-// Oniguruma's word characters, its Latin-1 numbers included; PCRE2's own \w leaves marks out.
+// Oniguruma's word characters, in a class and outside one, where Latin-1 numbers belong to them; PCRE2's own \w leaves
+// marks out.
+constexpr std::string_view kWordInClass = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}";
 constexpr std::string_view kWord = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\x{B2}\\x{B3}\\x{B9}\\x{BC}-\\x{BE}";
 
 absl::Status Unsupported(std::string_view pattern, std::string_view form) {
@@ -77,7 +79,7 @@ class Translator {
     std::string replacement;
     switch (pattern_[at_ + 1]) {
       case 'w':
-        replacement = in_class_ ? std::string(kWord) : absl::StrCat("[", std::string(kWord), "]");
+        replacement = in_class_ ? std::string(kWordInClass) : absl::StrCat("[", std::string(kWord), "]");
         break;
       case 'W':
         if (in_class_) return Unsupported(pattern_, "\\W in a class");

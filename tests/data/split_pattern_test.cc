@@ -67,7 +67,8 @@ TEST(SplitPatternTest, ClassesAreThoseOfUnicode16) {
     for (const auto& [at, bits] : characters) {
       const bool matched = next < matches.size() && matches[next].begin == at;
       next += matched;
-      ASSERT_EQ(matched, (bits & bit) != 0) << pattern << " U+" << std::hex << DecodeUtf8(text.data() + at).value;
+      ASSERT_EQ(matched, (bits & bit) != 0)
+          << pattern << " U+" << std::hex << static_cast<uint32_t>(DecodeUtf8(text.data() + at).value);
     }
     EXPECT_EQ(next, matches.size());
   }
