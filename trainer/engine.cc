@@ -120,13 +120,16 @@ double Engine::Update(double learning_rate, int64_t optimizer_step) {
   return scalars.grad_norm;
 }
 
-double Engine::Evaluate(const Batch& batch, std::vector<float>* losses) {
+double Engine::Evaluate(const Batch& batch, std::vector<float>* losses, ConstMatrix* hidden) {
   RunScalars scalars;
   Runnable& runnable = RunBatch(batch, /*train=*/false, &scalars);
   const ConstMatrix loss = runnable.executor->Result(runnable.planned->loss.loss);
   double sum = 0;
   for (size_t t = 0; t < batch.tokens.size(); ++t) sum += loss(0, static_cast<int64_t>(t));
   if (losses != nullptr) losses->assign(loss.data, loss.data + batch.tokens.size());
+  if (hidden != nullptr) {
+    *hidden = runnable.executor->Result(runnable.planned->hidden).Rows(0, static_cast<int64_t>(batch.tokens.size()));
+  }
   return sum;
 }
 

@@ -52,8 +52,9 @@ class Engine {
   // One optimiser step with the gathered gradients. Returns the gradient norm before clipping.
   double Update(double learning_rate, int64_t optimizer_step);
 
-  // Sum of the loss over targets without gradients or smoothing terms; `losses` (may be null) gets one a row.
-  double Evaluate(const Batch& batch, std::vector<float>* losses);
+  // Sum of the loss over targets without gradients or smoothing terms; `losses` (may be null) gets one a row, `hidden`
+  // (may be null) the final hidden states, valid until the next call of the engine.
+  double Evaluate(const Batch& batch, std::vector<float>* losses, ConstMatrix* hidden = nullptr);
   // Final hidden states of a batch, valid until the next call of the engine.
   ConstMatrix Hidden(const Batch& batch);
 

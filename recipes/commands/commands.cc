@@ -6,6 +6,8 @@ namespace thimble {
 const std::vector<Command>& Commands() {
   static const std::vector<Command>* commands = new std::vector<Command>{
       TrainCommand(),
+      EvalCommand(),
+      GenerateCommand(),
       InspectCommand(),
       TokenizeCommand(),
       HelpCommand(),

@@ -7,6 +7,8 @@
 
 namespace thimble {
 
+Command EvalCommand();
+Command GenerateCommand();
 Command HelpCommand();
 Command InspectCommand();
 Command TrainCommand();

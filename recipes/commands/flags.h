@@ -3,5 +3,8 @@
 
 #include <gflags/gflags_declare.h>
 
+DECLARE_bool(best);
+DECLARE_string(chat_format);
 DECLARE_bool(json);
+DECLARE_int64(max_new_tokens);
 DECLARE_string(set);
