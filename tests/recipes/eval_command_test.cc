@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "data/file.h"
+#include "ops/parallel.h"
 #include "recipes/command_line.h"
 #include "recipes/commands/commands.h"
 #include "tests/data/test_folder.h"
@@ -24,9 +25,16 @@ class EvalCommandTest : public TestFolder {
  protected:
   void SetUp() override {
     TestFolder::SetUp();
+    // The model is too small for two.
+    threads_ = NumThreads();
+    SetNumThreads(1);
     model_ = AssetsFolder() + "models/stories260K";
     if (!std::filesystem::exists(model_)) GTEST_SKIP() << "needs the test assets: " << model_ << " (THIMBLE_ASSETS)";
     reference_ = Json::parse(ReadFile(model_ + "/reference.json").value());
+  }
+  void TearDown() override {
+    SetNumThreads(threads_);
+    TestFolder::TearDown();
   }
 
   int Run(const std::vector<std::string>& words) {
@@ -67,6 +75,7 @@ class EvalCommandTest : public TestFolder {
     return copy;
   }
 
+  int threads_ = 1;
   std::string model_, out_, err_;
   Json reference_;
 };
