@@ -120,23 +120,30 @@ int64_t LoraScratchBytes(int64_t rows, int64_t in, int64_t out, int64_t rank) {
   return floats * static_cast<int64_t>(sizeof(float)) + 2 * 64 + MatMulScratchBytes();
 }
 
-void LoraForward(ConstMatrix x, ConstMatrix a, ConstMatrix b, float scale, const LoraDropout& dropout, Compute compute,
-                 Matrix xa, Matrix y, Scratch scratch) {
-  CHECK(a.cols == x.cols && b.cols == a.rows && b.rows == y.cols);
-  CHECK(xa.rows == x.rows && xa.cols == a.rows && y.rows == x.rows);
+void LoraDown(ConstMatrix x, ConstMatrix a, const LoraDropout& dropout, Compute compute, Matrix xa, Scratch scratch) {
+  CHECK(a.cols == x.cols && xa.rows == x.rows && xa.cols == a.rows);
   if (dropout.p == 0) {
     MatMulNT(x, Weight(a), xa, {.compute = compute}, scratch);
-  } else {
-    Scratch rest = scratch;
-    const int64_t tile = TileRows(x.rows, x.cols);
-    float* masked = TakeFloats(&rest, tile * x.cols);
-    for (int64_t row = 0; row < x.rows; row += tile) {
-      const Matrix xd(masked, std::min(tile, x.rows - row), x.cols);
-      ApplyLoraDropout(x.Rows(row, xd.rows), dropout, row, xd);
-      MatMulNT(xd, Weight(a), xa.Rows(row, xd.rows), {.compute = compute}, rest);
-    }
+    return;
   }
+  const int64_t tile = TileRows(x.rows, x.cols);
+  float* masked = TakeFloats(&scratch, tile * x.cols);
+  for (int64_t row = 0; row < x.rows; row += tile) {
+    const Matrix xd(masked, std::min(tile, x.rows - row), x.cols);
+    ApplyLoraDropout(x.Rows(row, xd.rows), dropout, row, xd);
+    MatMulNT(xd, Weight(a), xa.Rows(row, xd.rows), {.compute = compute}, scratch);
+  }
+}
+
+void LoraUp(ConstMatrix xa, ConstMatrix b, float scale, Compute compute, Matrix y, Scratch scratch) {
+  CHECK(b.cols == xa.cols && b.rows == y.cols && y.rows == xa.rows);
   MatMulNT(xa, Weight(b), y, {.compute = compute, .accumulate = true, .scale = scale}, scratch);
+}
+
+void LoraForward(ConstMatrix x, ConstMatrix a, ConstMatrix b, float scale, const LoraDropout& dropout, Compute compute,
+                 Matrix xa, Matrix y, Scratch scratch) {
+  LoraDown(x, a, dropout, compute, xa, scratch);
+  LoraUp(xa, b, scale, compute, y, scratch);
 }
 
 void LoraBackward(ConstMatrix x, ConstMatrix a, ConstMatrix b, float scale, const LoraDropout& dropout, Compute compute,

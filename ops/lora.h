@@ -23,8 +23,12 @@ void ApplyLoraDropout(ConstMatrix x, const LoraDropout& dropout, int64_t first_r
 // y += dropout(x): the gradient's way back.
 void AddLoraDropout(ConstMatrix x, const LoraDropout& dropout, int64_t first_row, Matrix y);
 
-// x [T, in]; a and b without gaps between rows; xa [T, rank] = dropout(x) a^T is written and saved for backward; y
-// [T, out] is ACCUMULATED. With dropout only a tile of dropout(x) exists at a time, in scratch.
+// xa [T, rank] = dropout(x) a^T, written; x [T, in]; a without gaps between rows. With dropout only a tile of
+// dropout(x) exists at a time, in scratch.
+void LoraDown(ConstMatrix x, ConstMatrix a, const LoraDropout& dropout, Compute compute, Matrix xa, Scratch scratch);
+// y [T, out] += scale * xa b^T; b without gaps between rows.
+void LoraUp(ConstMatrix xa, ConstMatrix b, float scale, Compute compute, Matrix y, Scratch scratch);
+// Both: xa is written and saved for backward, y ACCUMULATED.
 void LoraForward(ConstMatrix x, ConstMatrix a, ConstMatrix b, float scale, const LoraDropout& dropout, Compute compute,
                  Matrix xa, Matrix y, Scratch scratch);
 
@@ -32,7 +36,7 @@ void LoraForward(ConstMatrix x, ConstMatrix a, ConstMatrix b, float scale, const
 void LoraBackward(ConstMatrix x, ConstMatrix a, ConstMatrix b, float scale, const LoraDropout& dropout, Compute compute,
                   ConstMatrix xa, ConstMatrix dy, Matrix dx, Matrix da, Matrix db, Scratch scratch);
 
-// Enough for both, MatMulScratchBytes() included: T * rank floats and a tile of about 1 MiB.
+// Enough for all of them, MatMulScratchBytes() included: T * rank floats and a tile of about 1 MiB.
 int64_t LoraScratchBytes(int64_t rows, int64_t in, int64_t out, int64_t rank);
 
 }  // namespace thimble

@@ -301,6 +301,48 @@ int64_t DecoderConfig::ParameterCount() const {
   return num_layers * layer + hidden_dim + vocab_size * hidden_dim * (tie_embeddings ? 1 : 2);
 }
 
+namespace {
+
+json RopeScalingJson(const RopeScaling& scaling) {
+  json object;
+  object["factor"] = scaling.factor;
+  if (scaling.type == RopeScaling::Type::kLinear) {
+    object["rope_type"] = "linear";
+    return object;
+  }
+  object["original_max_position_embeddings"] = scaling.original_max_position;
+  if (scaling.type == RopeScaling::Type::kLlama3) {
+    object["rope_type"] = "llama3";
+    object["low_freq_factor"] = scaling.low_freq_factor;
+    object["high_freq_factor"] = scaling.high_freq_factor;
+    return object;
+  }
+  object["rope_type"] = "yarn";
+  object["beta_fast"] = scaling.beta_fast;
+  object["beta_slow"] = scaling.beta_slow;
+  object["truncate"] = scaling.truncate;
+  if (scaling.attention_factor != 0) object["attention_factor"] = scaling.attention_factor;
+  if (scaling.mscale != 0) object["mscale"] = scaling.mscale;
+  if (scaling.mscale_all_dim != 0) object["mscale_all_dim"] = scaling.mscale_all_dim;
+  return object;
+}
+
+// The families that know windows get them spelled out: an absent key would mean the family's default.
+void AddWindows(const DecoderConfig& config, json* object) {
+  if (config.model_type == "llama") return;
+  int64_t window = 0;
+  json types = json::array();
+  for (const int64_t of_layer : config.windows) {
+    window = std::max(window, of_layer);
+    types.push_back(of_layer > 0 ? "sliding_attention" : "full_attention");
+  }
+  (*object)["sliding_window"] = window > 0 ? json(window) : json(nullptr);
+  (*object)["layer_types"] = types;
+  if (config.model_type != "mistral") (*object)["use_sliding_window"] = window > 0;
+}
+
+}  // namespace
+
 json DecoderConfigJson(const DecoderConfig& config, const std::string& dtype) {
   json object;
   for (const Family& family : kFamilies) {
@@ -317,6 +359,10 @@ json DecoderConfigJson(const DecoderConfig& config, const std::string& dtype) {
   object["max_position_embeddings"] = config.max_position;
   object["rms_norm_eps"] = ShortDouble(config.rms_norm_eps);
   object["rope_theta"] = config.rope_theta;
+  if (config.rope_scaling.type != RopeScaling::Type::kNone) {
+    object["rope_scaling"] = RopeScalingJson(config.rope_scaling);
+  }
+  AddWindows(config, &object);
   object["hidden_act"] = "silu";
   object["initializer_range"] = ShortDouble(config.init_std);
   object["tie_word_embeddings"] = config.tie_embeddings;

@@ -13,6 +13,7 @@ constexpr int64_t kAlignment = 64;
 
 int64_t Aligned(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
+// The last step that reads or writes each value; one past the end for values read after the run.
 std::vector<int32_t> LastUses(const Tape& tape, const std::vector<ValueId>& pinned) {
   std::vector<int32_t> last(tape.values().size(), -1);
   const int32_t steps = static_cast<int32_t>(tape.steps().size());
@@ -20,7 +21,7 @@ std::vector<int32_t> LastUses(const Tape& tape, const std::vector<ValueId>& pinn
     for (ValueId id : tape.steps()[s].inputs) last[id] = s;
     for (ValueId id : tape.steps()[s].outputs) last[id] = std::max(last[id], s);
   }
-  for (ValueId id : pinned) last[id] = steps - 1;
+  for (ValueId id : pinned) last[id] = steps;
   return last;
 }
 
@@ -28,7 +29,8 @@ std::vector<int32_t> LastUses(const Tape& tape, const std::vector<ValueId>& pinn
 void AssignBuffers(const Tape& tape, const std::vector<int32_t>& last, MemoryPlan* plan) {
   plan->buffer_of_value.assign(tape.values().size(), -1);
   plan->scratch_of_step.assign(tape.steps().size(), -1);
-  for (int32_t s = 0; s < static_cast<int32_t>(tape.steps().size()); ++s) {
+  const int32_t steps = static_cast<int32_t>(tape.steps().size());
+  for (int32_t s = 0; s < steps; ++s) {
     const Step& step = tape.steps()[s];
     for (const auto& [output, input] : step.in_place) {
       const ValueId out = step.outputs[output];
@@ -41,12 +43,13 @@ void AssignBuffers(const Tape& tape, const std::vector<int32_t>& last, MemoryPla
       if (plan->buffers[buffer].bytes != Aligned(tape.value(out).bytes())) continue;
       if (std::count(step.inputs.begin(), step.inputs.end(), in) > 1) continue;
       plan->buffer_of_value[out] = buffer;
-      plan->buffers[buffer].last_step = last[out];
+      plan->buffers[buffer].last_step = std::min(last[out], steps - 1);
     }
     for (ValueId out : step.outputs) {
       if (plan->buffer_of_value[out] >= 0) continue;
       plan->buffer_of_value[out] = static_cast<int32_t>(plan->buffers.size());
-      plan->buffers.push_back({s, last[out], Aligned(tape.value(out).bytes()), 0, tape.value(out).name, false});
+      plan->buffers.push_back(
+          {s, std::min(last[out], steps - 1), Aligned(tape.value(out).bytes()), 0, tape.value(out).name, false});
     }
     if (step.scratch_bytes > 0) {
       plan->scratch_of_step[s] = static_cast<int32_t>(plan->buffers.size());

@@ -16,16 +16,16 @@ LoraDropout DropoutOf(const LoraSpec& lora, const StepContext& c) {
 }
 
 // dx of the frozen weight, then the adapter's share added to it; da and db accumulated.
-void AppendLoraBackward(Backward& b, const Step& s, const LoraSpec& lora, ValueId w, Compute compute) {
-  const ValueId x = s.inputs[1];
+void AppendLoraBackward(Backward& b, const Step& s, ValueId x, const LoraSpec& lora, ValueId w, Compute compute) {
   const ValueId dy = b.Gradient(s.outputs[0]);
   const bool need_dx = b.Needs(x);
   Tape& tape = b.tape();
-  if (need_dx) AppendInputGradient(b, dy, x, w, compute);
   Step back;
   back.op = "lora_backward";
+  // Asked first: what is computed again must not find dx alive already.
   back.inputs = {
-      b.Saved(x), lora.a, lora.b, b.Saved(s.outputs[1]), dy, b.ParameterGradient(lora.a), b.ParameterGradient(lora.b)};
+      b.Saved(x), lora.a, lora.b, b.Saved(s.inputs[1]), dy, b.ParameterGradient(lora.a), b.ParameterGradient(lora.b)};
+  if (need_dx) AppendInputGradient(b, dy, x, w, compute);
   const int64_t rank = tape.value(lora.a).rows;
   back.scratch_bytes = LoraScratchBytes(tape.value(x).rows, tape.value(x).cols, tape.value(dy).cols, rank);
   if (need_dx) {
@@ -43,25 +43,36 @@ void AppendLoraBackward(Backward& b, const Step& s, const LoraSpec& lora, ValueI
   tape.Append(std::move(back));
 }
 
-// y += scale * dropout(x) A^T B^T, in place.
+// y += scale * dropout(x) A^T B^T, in place. The narrow product is a step of its own: when its result is computed
+// again, the wide ones are not.
 ValueId RecordLora(Tape* tape, ValueId y, ValueId x, ValueId w, const LoraSpec& lora, Compute compute,
                    const std::string& name) {
   const int64_t tokens = tape->value(x).rows;
   const int64_t rank = tape->value(lora.a).rows;
-  const ValueId sum = tape->Activation(absl::StrCat(name, "+lora"), tokens, tape->value(y).cols);
   const ValueId xa = tape->Activation(absl::StrCat(name, ".xa"), tokens, rank);
-  Step step;
-  step.op = "lora";
-  step.inputs = {y, x, lora.a, lora.b};
-  step.outputs = {sum, xa};
-  step.in_place = {{0, 0}};
-  step.scratch_bytes = LoraScratchBytes(tokens, tape->value(x).cols, tape->value(y).cols, rank);
-  step.run = [lora, compute](const StepContext& c) {
-    CopyIfApart(c.In(0), c.Out(0));
-    LoraForward(c.In(1), c.In(2), c.In(3), lora.scale, DropoutOf(lora, c), compute, c.Out(1), c.Out(0), c.scratch());
+  Step down;
+  down.op = "lora_down";
+  down.inputs = {x, lora.a};
+  down.outputs = {xa};
+  down.scratch_bytes = LoraScratchBytes(tokens, tape->value(x).cols, tape->value(y).cols, rank);
+  down.run = [lora, compute](const StepContext& c) {
+    LoraDown(c.In(0), c.In(1), DropoutOf(lora, c), compute, c.Out(0), c.scratch());
   };
-  step.backward = [lora, w, compute](Backward& b, const Step& s) { AppendLoraBackward(b, s, lora, w, compute); };
-  tape->Append(std::move(step));
+  // No backward of its own: that of the step below appends the gradients of both matrices.
+  tape->Append(std::move(down));
+  const ValueId sum = tape->Activation(absl::StrCat(name, "+lora"), tokens, tape->value(y).cols);
+  Step up;
+  up.op = "lora_up";
+  up.inputs = {y, xa, lora.b};
+  up.outputs = {sum};
+  up.in_place = {{0, 0}};
+  up.scratch_bytes = MatMulScratchBytes();
+  up.run = [lora, compute](const StepContext& c) {
+    CopyIfApart(c.In(0), c.Out(0));
+    LoraUp(c.In(1), c.In(2), lora.scale, compute, c.Out(0), c.scratch());
+  };
+  up.backward = [lora, x, w, compute](Backward& b, const Step& s) { AppendLoraBackward(b, s, x, lora, w, compute); };
+  tape->Append(std::move(up));
   return sum;
 }
 
@@ -112,7 +123,6 @@ void AppendDoraDropoutBackward(Backward& b, const Step& s, const LoraSpec& lora,
   const ValueId w = s.inputs[2];
   const ValueId dy = b.Gradient(s.outputs[0]);
   const bool need_dx = b.Needs(x);
-  if (need_dx) AppendInputGradient(b, dy, x, w, compute);
   Step back;
   back.op = "dora_dropout_backward";
   back.inputs = {b.Saved(x),
@@ -128,6 +138,7 @@ void AppendDoraDropoutBackward(Backward& b, const Step& s, const LoraSpec& lora,
                  b.ParameterGradient(lora.magnitude)};
   back.scratch_bytes = s.scratch_bytes;
   if (need_dx) {
+    AppendInputGradient(b, dy, x, w, compute);
     back.inputs.push_back(b.Gradient(x));
     back.outputs = {b.NewGradient(x)};
     back.in_place = {{0, 11}};
