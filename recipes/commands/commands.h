@@ -9,8 +9,12 @@ namespace thimble {
 
 Command EvalCommand();
 Command GenerateCommand();
+Command DataCommand();
+Command ExportCommand();
 Command HelpCommand();
 Command InspectCommand();
+Command PlanCommand();
+Command QuantizeCommand();
 Command TrainCommand();
 Command TokenizeCommand();
 
