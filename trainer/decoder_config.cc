@@ -262,7 +262,8 @@ absl::Status ReadTokenIds(const ConfigReader& reader, DecoderConfig* config) {
 // The double that a person would have written for this float: 1e-05, not 9.999999747378752e-06.
 double ShortDouble(float value) {
   double parsed = value;
-  return absl::SimpleAtod(absl::StrFormat("%.7g", value), &parsed) ? parsed : value;
+  const bool read = absl::SimpleAtod(absl::StrFormat("%.7g", value), &parsed);
+  return read && static_cast<float>(parsed) == value ? parsed : value;
 }
 
 }  // namespace
@@ -305,7 +306,7 @@ namespace {
 
 json RopeScalingJson(const RopeScaling& scaling) {
   json object;
-  object["factor"] = scaling.factor;
+  object["factor"] = ShortDouble(scaling.factor);
   if (scaling.type == RopeScaling::Type::kLinear) {
     object["rope_type"] = "linear";
     return object;
@@ -313,17 +314,17 @@ json RopeScalingJson(const RopeScaling& scaling) {
   object["original_max_position_embeddings"] = scaling.original_max_position;
   if (scaling.type == RopeScaling::Type::kLlama3) {
     object["rope_type"] = "llama3";
-    object["low_freq_factor"] = scaling.low_freq_factor;
-    object["high_freq_factor"] = scaling.high_freq_factor;
+    object["low_freq_factor"] = ShortDouble(scaling.low_freq_factor);
+    object["high_freq_factor"] = ShortDouble(scaling.high_freq_factor);
     return object;
   }
   object["rope_type"] = "yarn";
-  object["beta_fast"] = scaling.beta_fast;
-  object["beta_slow"] = scaling.beta_slow;
+  object["beta_fast"] = ShortDouble(scaling.beta_fast);
+  object["beta_slow"] = ShortDouble(scaling.beta_slow);
   object["truncate"] = scaling.truncate;
-  if (scaling.attention_factor != 0) object["attention_factor"] = scaling.attention_factor;
-  if (scaling.mscale != 0) object["mscale"] = scaling.mscale;
-  if (scaling.mscale_all_dim != 0) object["mscale_all_dim"] = scaling.mscale_all_dim;
+  if (scaling.attention_factor != 0) object["attention_factor"] = ShortDouble(scaling.attention_factor);
+  if (scaling.mscale != 0) object["mscale"] = ShortDouble(scaling.mscale);
+  if (scaling.mscale_all_dim != 0) object["mscale_all_dim"] = ShortDouble(scaling.mscale_all_dim);
   return object;
 }
 

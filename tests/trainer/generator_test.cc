@@ -32,6 +32,20 @@ Batch BatchOf(const std::vector<int32_t>& tokens) {
   return batch;
 }
 
+GenerateOptions Greedy(int64_t max_new_tokens) {
+  GenerateOptions options;
+  options.max_new_tokens = max_new_tokens;
+  return options;
+}
+
+GenerateOptions Sampled(double temperature, int64_t top_k = 0, double top_p = 1) {
+  GenerateOptions options;
+  options.temperature = temperature;
+  options.top_k = top_k;
+  options.top_p = top_p;
+  return options;
+}
+
 // log softmax of one row of logits.
 std::vector<double> LogProbs(const float* logits, int64_t vocab) {
   const double top = *std::max_element(logits, logits + vocab);
@@ -59,8 +73,7 @@ TEST(GeneratorTest, GreedyIsTheArgmaxOfTheFullForwardPass) {
     for (const int64_t length : {1, 2, 37, 100}) {
       std::vector<int32_t> tokens = Prompt(length);
       std::vector<int32_t> seen;
-      const Generated generated =
-          generator.Generate(tokens, {.max_new_tokens = 20}, [&](int32_t t) { seen.push_back(t); });
+      const Generated generated = generator.Generate(tokens, Greedy(20), [&](int32_t t) { seen.push_back(t); });
       ASSERT_EQ(generated.tokens.size(), 20u);
       EXPECT_EQ(seen, generated.tokens);
       EXPECT_FALSE(generated.stopped);
@@ -80,11 +93,11 @@ TEST(GeneratorTest, ChunkedPrefillEqualsSingleTokens) {
   TinyModel model(SharpConfig(true));
   Generator generator(&model.decoder(), &model.store(), 256);
   const std::vector<int32_t> prompt = Prompt(3);
-  const Generated whole = generator.Generate(prompt, {.max_new_tokens = 150}, nullptr);
+  const Generated whole = generator.Generate(prompt, Greedy(150), nullptr);
   for (const int64_t given : {1, 61, 64, 100, 124}) {
     std::vector<int32_t> longer = prompt;
     longer.insert(longer.end(), whole.tokens.begin(), whole.tokens.begin() + given);
-    const Generated rest = generator.Generate(longer, {.max_new_tokens = 150 - given}, nullptr);
+    const Generated rest = generator.Generate(longer, Greedy(150 - given), nullptr);
     EXPECT_EQ(rest.tokens, std::vector<int32_t>(whole.tokens.begin() + given, whole.tokens.end()));
     EXPECT_EQ(rest.logprobs, std::vector<float>(whole.logprobs.begin() + given, whole.logprobs.end())) << given;
   }
@@ -93,17 +106,20 @@ TEST(GeneratorTest, ChunkedPrefillEqualsSingleTokens) {
 TEST(GeneratorTest, SamplingRepeatsWithItsSeed) {
   TinyModel model(SharpConfig(false));
   Generator generator(&model.decoder(), &model.store(), 128);
-  GenerateOptions options = {.max_new_tokens = 40, .temperature = 1.0, .seed = 3};
+  GenerateOptions options = Sampled(1.0);
+  options.max_new_tokens = 40;
+  options.seed = 3;
   const Generated first = generator.Generate(Prompt(5), options, nullptr);
   EXPECT_EQ(first.tokens, generator.Generate(Prompt(5), options, nullptr).tokens);
   options.seed = 4;
   EXPECT_NE(first.tokens, generator.Generate(Prompt(5), options, nullptr).tokens);
   options.top_k = 1;
   EXPECT_EQ(generator.Generate(Prompt(5), options, nullptr).tokens,
-            generator.Generate(Prompt(5), {.max_new_tokens = 40}, nullptr).tokens);
-  options = {.max_new_tokens = 40, .temperature = 1.0, .top_p = 1e-9};
+            generator.Generate(Prompt(5), Greedy(40), nullptr).tokens);
+  options = Sampled(1.0, 0, 1e-9);
+  options.max_new_tokens = 40;
   EXPECT_EQ(generator.Generate(Prompt(5), options, nullptr).tokens,
-            generator.Generate(Prompt(5), {.max_new_tokens = 40}, nullptr).tokens);
+            generator.Generate(Prompt(5), Greedy(40), nullptr).tokens);
 }
 
 // First tokens drawn with many seeds against the model's own distribution, cut and renormalised.
@@ -117,9 +133,7 @@ TEST(GeneratorTest, SamplesFollowTemperatureTopKAndTopP) {
   const std::vector<float> logits = LogitsOf(&engine, BatchOf(prompt));
   const float* last = logits.data() + 5 * kVocab;
   constexpr int kDraws = 3000;
-  for (GenerateOptions options :
-       {GenerateOptions{.temperature = 1.0}, GenerateOptions{.temperature = 0.6},
-        GenerateOptions{.temperature = 1.0, .top_k = 5}, GenerateOptions{.temperature = 1.3, .top_p = 0.6}}) {
+  for (GenerateOptions options : {Sampled(1.0), Sampled(0.6), Sampled(1.0, 5), Sampled(1.3, 0, 0.6)}) {
     std::vector<double> p(kVocab);
     for (int64_t v = 0; v < kVocab; ++v) p[v] = std::exp(last[v] / options.temperature);
     std::vector<int> order(kVocab);
@@ -151,14 +165,14 @@ TEST(GeneratorTest, SamplesFollowTemperatureTopKAndTopP) {
 TEST(GeneratorTest, StopTokensEndAndAreNotReturned) {
   TinyModel model(SharpConfig(false));
   Generator generator(&model.decoder(), &model.store(), 128);
-  const Generated whole = generator.Generate(Prompt(4), {.max_new_tokens = 30}, nullptr);
+  const Generated whole = generator.Generate(Prompt(4), Greedy(30), nullptr);
   // A token whose first place is not the beginning.
   size_t place = 0;
   for (size_t i = 1; i < whole.tokens.size() && place == 0; ++i) {
     if (std::count(whole.tokens.begin(), whole.tokens.begin() + i, whole.tokens[i]) == 0) place = i;
   }
   ASSERT_GT(place, 0u);
-  GenerateOptions options = {.max_new_tokens = 30};
+  GenerateOptions options = Greedy(30);
   options.stop_tokens = {whole.tokens[place]};
   std::vector<int32_t> seen;
   const Generated cut = generator.Generate(Prompt(4), options, [&](int32_t t) { seen.push_back(t); });
@@ -175,10 +189,10 @@ TEST(GeneratorTest, EndsWhereTheCacheEnds) {
   Generator generator(&model.decoder(), &model.store(), 20);
   EXPECT_EQ(generator.max_context(), 20);
   EXPECT_EQ(model.store().BytesOf(Category::kCache), 2 * 2 * 20 * 16 * 4);
-  const Generated generated = generator.Generate(Prompt(15), {.max_new_tokens = 100}, nullptr);
+  const Generated generated = generator.Generate(Prompt(15), Greedy(100), nullptr);
   EXPECT_EQ(generated.tokens.size(), 6u) << "the last token needs no place in the cache";
   EXPECT_FALSE(generated.stopped);
-  EXPECT_EQ(generator.Generate(Prompt(19), {.max_new_tokens = 100}, nullptr).tokens.size(), 2u);
+  EXPECT_EQ(generator.Generate(Prompt(19), Greedy(100), nullptr).tokens.size(), 2u);
 }
 
 class StoriesTest : public testing::TestWithParam<std::string> {};
@@ -224,7 +238,7 @@ TEST_P(StoriesTest, ReproducesTheReference) {
   const std::vector<int32_t> prompt = greedy["prompt_ids"];
   const std::vector<int32_t> expected = greedy["ids"];
   Generator generator(&*decoder, &store, 512);
-  const Generated generated = generator.Generate(prompt, {.max_new_tokens = std::ssize(expected)}, nullptr);
+  const Generated generated = generator.Generate(prompt, Greedy(std::ssize(expected)), nullptr);
   EXPECT_EQ(generated.tokens, expected);
   std::vector<int32_t> all = prompt;
   all.insert(all.end(), generated.tokens.begin(), generated.tokens.end());

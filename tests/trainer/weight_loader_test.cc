@@ -14,6 +14,7 @@
 #include "data/bnb_weight.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "ops/check.h"
 #include "tests/trainer/tiny_model.h"
 
 namespace thimble {
@@ -100,6 +101,14 @@ class WeightLoaderTest : public testing::Test {
   Decoder decoder_;
 };
 
+QuantizationOptions FourBit(Format format, int32_t block_size = 64, bool double_quant = true) {
+  QuantizationOptions options;
+  options.format = format;
+  options.block_size = block_size;
+  options.double_quant = double_quant;
+  return options;
+}
+
 constexpr char kWeight[] = "model.layers.1.mlp.up_proj.weight";
 
 TEST_F(WeightLoaderTest, ValuesArriveInTheFilesOwnFormat) {
@@ -155,7 +164,7 @@ TEST_F(WeightLoaderTest, EveryFaultIsOneMessageNamingFileAndTensor) {
   const std::string dtype = fault([](Tensors* t) { (*t)[kWeight].dtype = TensorDType::kI32; }, invalid);
   EXPECT_THAT(dtype, HasSubstr(kWeight));
   EXPECT_THAT(dtype, HasSubstr("I32"));
-  const QuantizationOptions nf4 = {.format = Format::kNF4};
+  const QuantizationOptions nf4 = FourBit(Format::kNF4);
   for (const float bad : {std::nanf(""), std::numeric_limits<float>::infinity()}) {
     for (const QuantizationOptions& quantization : {QuantizationOptions(), nf4}) {
       const std::string text =
@@ -180,7 +189,7 @@ TEST_F(WeightLoaderTest, QuantisesFoldersOfEveryPlainFormat) {
     for (const TensorDType dtype : {TensorDType::kF32, TensorDType::kBF16, TensorDType::kF16}) {
       const Tensors tensors = MakeTensors(dtype);
       const std::string path = Write(tensors);
-      QuantizationOptions options = {.format = Format::kNF4, .block_size = 64, .double_quant = double_quant};
+      QuantizationOptions options = FourBit(Format::kNF4, 64, double_quant);
       options.skip = {"down_proj"};
       ASSERT_TRUE(Load(path, options).ok());
       const auto folder = ModelFolder::Open(path);
@@ -200,7 +209,7 @@ TEST_F(WeightLoaderTest, QuantisesFoldersOfEveryPlainFormat) {
 }
 
 TEST_F(WeightLoaderTest, SummaryCountsFormats) {
-  ASSERT_TRUE(Load(Write(MakeTensors(TensorDType::kBF16)), {.format = Format::kNF4}).ok());
+  ASSERT_TRUE(Load(Write(MakeTensors(TensorDType::kBF16)), FourBit(Format::kNF4)).ok());
   EXPECT_EQ(FormatSummary(*store_), "nf4: 14 tensors, 0.0 MiB; bf16: 2 tensors, 0.0 MiB; f32: 5 tensors, 0.0 MiB");
   ASSERT_TRUE(Load(Write(MakeTensors())).ok());
   EXPECT_EQ(FormatSummary(*store_), "f32: 21 tensors, 0.1 MiB");
@@ -228,7 +237,7 @@ TEST_F(WeightLoaderTest, FoldersOfBitsandbytesLoadAsTheyAre) {
   for (const char* kind : {"nf4", "fp4"}) {
     const std::string path = std::string(THIMBLE_SOURCE_DIR "/tests/golden/bnb_folder/") + kind;
     // The options ask for something else: the folder's own codes win.
-    const absl::Status status = Load(path, {.format = Format::kNF4, .block_size = 128});
+    const absl::Status status = Load(path, FourBit(Format::kNF4, 128));
     ASSERT_TRUE(status.ok()) << status;
     const Format format = kind == std::string("nf4") ? Format::kNF4 : Format::kFP4;
     const std::string name = "model.layers.0.self_attn.q_proj.weight";
