@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "ops/check.h"
 #include "ops/compute_rate.h"
 #include "ops/parallel.h"
@@ -19,7 +20,8 @@ namespace fs = std::filesystem;
 using recipe::Recipe;
 
 absl::Status OpenTokenizer(const std::string& path, ModelSession* model) {
-  const bool folder = fs::is_directory(path);
+  std::error_code error;
+  const bool folder = fs::is_directory(path, error);
   model->tokenizer_folder = folder ? path : fs::path(path).parent_path().string();
   model->tokenizer_file = folder ? (fs::path(path) / "tokenizer.json").string() : path;
   ASSIGN_OR_RETURN(model->tokenizer, Tokenizer::Load(model->tokenizer_file));
@@ -70,7 +72,8 @@ absl::StatusOr<std::string> ChooseCheckpoint(const std::string& run, bool best) 
   }
   if (best) {
     ASSIGN_OR_RETURN(const int64_t step, ReadBestStep(CheckpointPath(run, steps.back())));
-    if (step > 0 && fs::exists(CheckpointPath(run, step))) return CheckpointPath(run, step);
+    std::error_code error;
+    if (step > 0 && fs::exists(CheckpointPath(run, step), error)) return CheckpointPath(run, step);
   }
   return CheckpointPath(run, steps.back());
 }
@@ -106,7 +109,8 @@ absl::Status LoadModel(ModelSession* model) {
 }
 
 bool IsRunFolder(const std::string& path) {
-  return fs::exists(fs::path(path) / "recipe.yaml") && fs::is_directory(fs::path(path) / "checkpoints");
+  std::error_code error;
+  return fs::exists(fs::path(path) / "recipe.yaml", error) && fs::is_directory(fs::path(path) / "checkpoints", error);
 }
 
 absl::StatusOr<std::unique_ptr<ModelSession>> OpenModel(const std::string& path, bool best) {
@@ -136,6 +140,22 @@ absl::StatusOr<std::unique_ptr<RowEncoder>> MakeEncoder(const ModelSession& mode
   return std::make_unique<RowEncoder>(model.tokenizer.get(), model.tokens, std::move(format), LossOnOf(model.recipe));
 }
 
+namespace {
+
+// Batches of a data set; an error names its files and the options that decide.
+absl::StatusOr<std::unique_ptr<BatchStream>> MakeStream(const TokenisedDataset& set, const PackingOptions& options,
+                                                        const std::vector<std::string>& files) {
+  absl::StatusOr<BatchStream> stream = BatchStream::Make(set.rows, options);
+  if (!stream.ok()) {
+    return absl::Status(stream.status().code(),
+                        absl::StrCat(absl::StrJoin(files, ", "), ": ", std::string(stream.status().message()),
+                                     " (data.seq_len, data.too_long)"));
+  }
+  return std::make_unique<BatchStream>(*std::move(stream));
+}
+
+}  // namespace
+
 absl::StatusOr<DataSession> PrepareData(const ModelSession& model) {
   const Recipe& recipe = model.recipe;
   DataSession data;
@@ -143,8 +163,8 @@ absl::StatusOr<DataSession> PrepareData(const ModelSession& model) {
   ASSIGN_OR_RETURN(data.train, TokeniseDataset(TrainDatasetOptionsOf(recipe), *data.encoder, model.tokenizer_file,
                                                recipe.data().cache()));
   const PackingOptions packing = PackingOptionsOf(recipe);
-  ASSIGN_OR_RETURN(BatchStream train, BatchStream::Make(data.train.rows, packing));
-  data.train_stream = std::make_unique<BatchStream>(std::move(train));
+  const std::vector<std::string> train_files = TrainDatasetOptionsOf(recipe).files;
+  ASSIGN_OR_RETURN(data.train_stream, MakeStream(data.train, packing, train_files));
   data.fingerprint = data.train.fingerprint;
 
   PackingOptions eval = packing;
@@ -152,13 +172,12 @@ absl::StatusOr<DataSession> PrepareData(const ModelSession& model) {
   if (recipe.data().validation_size() > 0) {
     ASSIGN_OR_RETURN(data.validation, TokeniseDataset(ValidationDatasetOptionsOf(recipe), *data.encoder,
                                                       model.tokenizer_file, recipe.data().cache()));
-    ASSIGN_OR_RETURN(BatchStream stream, BatchStream::Make(data.validation.rows, eval));
-    data.eval_stream = std::make_unique<BatchStream>(std::move(stream));
+    const std::vector<std::string> files = ValidationDatasetOptionsOf(recipe).files;
+    ASSIGN_OR_RETURN(data.eval_stream, MakeStream(data.validation, eval, files));
     absl::StrAppend(&data.fingerprint, "+", data.validation.fingerprint);
   } else if (packing.held_out_share > 0) {
     eval.held_out = true;
-    ASSIGN_OR_RETURN(BatchStream stream, BatchStream::Make(data.train.rows, eval));
-    data.eval_stream = std::make_unique<BatchStream>(std::move(stream));
+    ASSIGN_OR_RETURN(data.eval_stream, MakeStream(data.train, eval, train_files));
   }
   return data;
 }

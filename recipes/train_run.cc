@@ -1,10 +1,6 @@
 #include "recipes/train_run.h"
 
-#include <sys/stat.h>
-
 #include <algorithm>
-#include <atomic>
-#include <csignal>
 #include <cstdio>
 #include <filesystem>
 #include <utility>
@@ -17,7 +13,9 @@
 #include "ops/check.h"
 #include "recipes/recipe_options.h"
 #include "recipes/recipe_writer.h"
+#include "recipes/run_folder.h"
 #include "recipes/run_summary.h"
+#include "recipes/stop_signals.h"
 #include "trainer/checkpoint.h"
 #include "trainer/process_memory.h"
 #include "trainer/run_log.h"
@@ -29,46 +27,26 @@ namespace {
 namespace fs = std::filesystem;
 using recipe::Recipe;
 
-std::atomic<bool> g_stop{false};
-
-void RequestStop(int) { g_stop.store(true); }
-
-// SIGINT and SIGTERM end the run after the step in progress; a second one kills as usual.
-void InstallSignals() {
-  struct sigaction action = {};
-  action.sa_handler = RequestStop;
-  action.sa_flags = static_cast<int>(SA_RESETHAND);
-  sigaction(SIGINT, &action, nullptr);
-  sigaction(SIGTERM, &action, nullptr);
-}
-
-absl::Status PrepareFolder(const std::string& folder, bool resume) {
-  std::error_code error;
-  if (!resume && fs::exists(folder) && !fs::is_empty(folder, error)) {
-    return absl::AlreadyExistsError(absl::StrCat(folder,
-                                                 ": the run folder is not empty; go on with thimble train --resume ",
-                                                 folder, ", or choose another output.folder"));
-  }
-  fs::create_directories(fs::path(folder) / "checkpoints", error);
-  if (error) return absl::PermissionDeniedError(absl::StrCat("cannot create ", folder, ": ", error.message()));
-  return absl::OkStatus();
-}
-
 void Say(const std::string& text) { std::fprintf(stderr, "%s\n", text.c_str()); }
 
 // One run, step by step; each member function is a stage.
 class Runner {
  public:
-  Runner(PlannedRun planned, bool resume) : planned_(std::move(planned)), resume_(resume) {}
+  // `new_folder` is null when the run is resumed.
+  Runner(PlannedRun planned, std::unique_ptr<NewRunFolder> new_folder)
+      : planned_(std::move(planned)), new_folder_(std::move(new_folder)), resume_(new_folder_ == nullptr) {}
 
   absl::Status Run() {
-    const Recipe& recipe = planned_.model->recipe;
-    folder_ = recipe.output().folder();
-    RETURN_IF_ERROR(Prepare());
+    folder_ = recipe().output().folder();
+    RETURN_IF_ERROR(ShowPlan());
     RETURN_IF_ERROR(LoadModel(planned_.model.get()));
     Say("Weights: " + FormatSummary(planned_.model->store));
     ASSIGN_OR_RETURN(const TrainState state, StartingState());
-    ASSIGN_OR_RETURN(const TrainResult result, Train(state));
+    RETURN_IF_ERROR(WriteHead());
+    const absl::StatusOr<TrainResult> trained = Train(state);
+    StopAtOnceOnSignals();
+    if (!trained.ok()) return WithWayOn(trained.status());
+    const TrainResult& result = *trained;
     RETURN_IF_ERROR(WriteReport(result));
     if (result.interrupted) {
       return absl::CancelledError(
@@ -92,7 +70,7 @@ class Runner {
   ModelSession& model() { return *planned_.model; }
   const Recipe& recipe() { return planned_.model->recipe; }
 
-  absl::Status Prepare() {
+  absl::Status ShowPlan() {
     Say(DescribeModel(model()));
     if (!model().compute_reason.empty()) Say("compute: " + model().compute_reason);
     Say("Data: " + planned_.data.train.description + "\nChat format: " + planned_.data.encoder->format().description);
@@ -101,10 +79,29 @@ class Runner {
     }
     Say(FormatDataReport(MakeDataReport(planned_.data.train, *planned_.data.train_stream, *planned_.data.encoder)));
     Say(FormatRunPlan(planned_.plan, /*alive_shown=*/3));
-    RETURN_IF_ERROR(CheckBudget(planned_.plan, planned_.engine_options));
-    RETURN_IF_ERROR(PrepareFolder(folder_, resume_));
-    if (!resume_) RETURN_IF_ERROR(WriteFileAtomically(folder_ + "/recipe.yaml", WriteRecipe(recipe())));
+    return CheckBudget(planned_.plan, planned_.engine_options);
+  }
+
+  // The first files of the run folder, once nothing of the input can be wrong any more.
+  absl::Status WriteHead() {
+    if (!resume_) {
+      RETURN_IF_ERROR(WriteFileAtomically(folder_ + "/recipe.yaml", WriteRecipe(recipe())));
+      new_folder_->Keep();
+    }
+    std::error_code error;
+    fs::create_directories(fs::path(folder_) / "checkpoints", error);
+    if (error)
+      return absl::PermissionDeniedError(absl::StrCat("cannot create ", folder_, "/checkpoints: ", error.message()));
     return WriteFileAtomically(folder_ + "/plan.json", RunPlanJson(planned_.plan).dump(2) + "\n");
+  }
+
+  // A failure after checkpoints were written, a full disk for example, is not the end of the run.
+  absl::Status WithWayOn(const absl::Status& status) const {
+    const std::vector<int64_t> steps = ListCheckpoints(folder_);
+    if (steps.empty()) return status;
+    return absl::Status(status.code(),
+                        absl::StrCat(std::string(status.message()), "; the checkpoint of step ", steps.back(),
+                                     " is kept, go on with: thimble train --resume ", folder_));
   }
 
   absl::StatusOr<TrainState> StartingState() {
@@ -121,10 +118,17 @@ class Runner {
     identity_.compute = model().decoder.compute == Compute::kBF16 ? "bf16" : "f32";
     PruneCheckpoints(folder_, int64_t{1} << 40, -1);  // leftovers of an interrupted write
     const std::vector<int64_t> steps = ListCheckpoints(folder_);
+    if (resume_ && steps.empty()) Say("The run has no checkpoint yet: it begins anew");
     if (!resume_ || steps.empty()) return TrainState();
-    ASSIGN_OR_RETURN(TrainState state,
-                     LoadCheckpoint(CheckpointPath(folder_, steps.back()), identity_, &model().store));
-    Say(absl::StrCat("Resuming after step ", state.step));
+    absl::StatusOr<TrainState> state = LoadCheckpoint(CheckpointPath(folder_, steps.back()), identity_, &model().store);
+    if (absl::IsDataLoss(state.status())) {
+      const std::string way_on = steps.size() < 2 ? "there is no older one: start a new run"
+                                                  : absl::StrCat("remove it to go on from the one before, ",
+                                                                 CheckpointPath(folder_, steps[steps.size() - 2]));
+      return absl::DataLossError(absl::StrCat(std::string(state.status().message()), "; ", way_on));
+    }
+    RETURN_IF_ERROR(state.status());
+    Say(absl::StrCat("Resuming after step ", state->step));
     return state;
   }
 
@@ -145,8 +149,7 @@ class Runner {
       generator_ = std::make_unique<Generator>(&model().decoder, &model().store, planned_.sample_context);
       loop.on_evaluation = [this](int64_t step) { return Sample(step); };
     }
-    InstallSignals();
-    return loop.Run(state, &g_stop);
+    return loop.Run(state, &StopAfterStepOnSignals());
   }
 
   absl::Status Sample(int64_t step) {
@@ -167,7 +170,8 @@ class Runner {
     if (!recipe().training().keep_best() || planned_.data.eval_stream == nullptr || best == result.state.step) {
       return absl::OkStatus();
     }
-    if (best <= 0 || !fs::exists(CheckpointPath(folder_, best))) return absl::OkStatus();
+    std::error_code error;
+    if (best <= 0 || !fs::exists(CheckpointPath(folder_, best), error)) return absl::OkStatus();
     Say(absl::StrCat("Taking the best checkpoint, of step ", best));
     return LoadCheckpointTensors(CheckpointPath(folder_, best), &model().store);
   }
@@ -210,7 +214,7 @@ class Runner {
   absl::Status WriteSummary(const TrainResult& result, const ExportOutcome& exported) {
     RunSummary summary;
     summary.state = result.state;
-    summary.train_loss = result.train_loss;
+    summary.train_loss = result.state.train_loss;
     summary.stopped_early = result.stopped_early;
     summary.plan = planned_.plan;
     summary.measured_device_bytes =
@@ -225,6 +229,7 @@ class Runner {
   }
 
   PlannedRun planned_;
+  std::unique_ptr<NewRunFolder> new_folder_;
   bool resume_;
   std::string folder_;
   RunIdentity identity_;
@@ -286,15 +291,15 @@ absl::Status TrainRun(const Recipe& recipe, bool resume) {
         "output.folder: missing; where shall the run go? For example --set "
         "output.folder=runs/first");
   }
-  if (!resume) {
-    // Before minutes of work, not after.
-    std::error_code error;
-    if (fs::exists(recipe.output().folder()) && !fs::is_empty(recipe.output().folder(), error)) {
-      return PrepareFolder(recipe.output().folder(), false);
-    }
+  StopAtOnceOnSignals();
+  std::unique_ptr<NewRunFolder> new_folder;
+  if (resume) {
+    RETURN_IF_ERROR(CheckWritable(recipe.output().folder()));
+  } else {
+    ASSIGN_OR_RETURN(new_folder, NewRunFolder::Make(recipe.output().folder()));
   }
   ASSIGN_OR_RETURN(PlannedRun planned, PlanRun(recipe));
-  return Runner(std::move(planned), resume).Run();
+  return Runner(std::move(planned), std::move(new_folder)).Run();
 }
 
 }  // namespace thimble

@@ -2,12 +2,15 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <map>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "data/hdf5_file.h"
 #include "ops/check.h"
@@ -27,6 +30,7 @@ void VisitState(State& state, const IntField& integer, const FloatField& real) {
   integer("state/tokens", state.tokens);
   integer("state/targets", state.targets);
   real("state/seconds", state.seconds);
+  real("state/train_loss", state.train_loss);
   real("state/loss_before", state.loss_before);
   real("state/last_eval_loss", state.last_eval_loss);
   real("state/best_eval_loss", state.best_eval_loss);
@@ -44,16 +48,43 @@ absl::Status ReadTensor(const Hdf5Reader& file, const std::string& key, const St
   return file.Read(key, Hdf5Type::kF32, {m.rows, m.cols}, m.data);
 }
 
-// The first line in which two resolved recipes differ.
-std::string RecipeDifference(const std::string& saved, const std::string& now) {
-  const std::vector<std::string> a = absl::StrSplit(saved, '\n');
-  const std::vector<std::string> b = absl::StrSplit(now, '\n');
-  for (size_t i = 0; i < std::max(a.size(), b.size()); ++i) {
-    const std::string left = i < a.size() ? a[i] : "(nothing)";
-    const std::string right = i < b.size() ? b[i] : "(nothing)";
-    if (left != right) return absl::StrCat("line ", i + 1, " was \"", left, "\", is \"", right, "\"");
+// Dotted keys and values of a resolved recipe, as its writer lays it out: two spaces a level, one value a line.
+std::map<std::string, std::string> RecipeValues(const std::string& recipe) {
+  std::map<std::string, std::string> values;
+  std::vector<std::string> sections;
+  for (const absl::string_view piece : absl::StrSplit(recipe, '\n', absl::SkipEmpty())) {
+    const std::string line(piece);
+    const size_t indent = line.find_first_not_of(' ');
+    if (indent == std::string::npos) continue;
+    const std::string text = line.substr(indent);
+    if (absl::StartsWith(text, "- ")) {
+      absl::StrAppend(&values[absl::StrJoin(sections, ".")], " ", text);
+      continue;
+    }
+    const size_t colon = text.find(':');
+    sections.resize(std::min(indent / 2, sections.size()));
+    sections.push_back(text.substr(0, colon));
+    const std::string value = colon == std::string::npos ? "" : text.substr(colon + 1);
+    if (!value.empty()) values[absl::StrJoin(sections, ".")] = value;
   }
-  return "";
+  return values;
+}
+
+// "training.seed was 1, is 2; ...", the keys in which two resolved recipes differ.
+std::string RecipeDifference(const std::string& saved, const std::string& now) {
+  std::map<std::string, std::pair<std::string, std::string>> both;
+  for (const auto& [key, value] : RecipeValues(saved)) both[key].first = value;
+  for (const auto& [key, value] : RecipeValues(now)) both[key].second = value;
+  std::vector<std::string> differences;
+  const auto shown = [](const std::string& value) {
+    const bool given = !value.empty() && value != " null";
+    return given ? std::string(absl::StripLeadingAsciiWhitespace(value)) : std::string("not given");
+  };
+  for (const auto& [key, pair] : both) {
+    if (pair.first == pair.second) continue;
+    differences.push_back(absl::StrCat(key, " was ", shown(pair.first), ", is ", shown(pair.second)));
+  }
+  return absl::StrJoin(differences, "; ");
 }
 
 absl::Status CheckIdentity(const std::string& path, const RunIdentity& saved, const RunIdentity& now) {

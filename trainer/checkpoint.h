@@ -23,6 +23,7 @@ struct TrainState {
   int64_t tokens = 0;      // seen so far
   int64_t targets = 0;
   double seconds = 0;       // spent training, over all sittings
+  double train_loss = 0;    // of the last step, nats per target
   double loss_before = -1;  // held-out loss at step 0, -1 when not evaluated
   double last_eval_loss = -1;
   double best_eval_loss = -1;

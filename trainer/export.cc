@@ -75,7 +75,8 @@ absl::Status CarryTokenizer(const std::string& folder, ModelFolderWriter* writer
   for (const char* name : {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
                            "generation_config.json"}) {
     const fs::path path = fs::path(folder) / name;
-    if (!fs::exists(path)) continue;
+    std::error_code error;
+    if (!fs::exists(path, error)) continue;
     ASSIGN_OR_RETURN(const std::string content, ReadFile(path.string()));
     RETURN_IF_ERROR(writer->WriteFile(name, content));
   }

@@ -4,6 +4,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cmath>
 #include <filesystem>
 
@@ -55,6 +56,12 @@ absl::Status RunLog::AppendMetrics(const std::string& line) {
   if (std::fwrite(line.data(), 1, line.size(), metrics_file_) != line.size() || std::fflush(metrics_file_) != 0) {
     return ErrnoStatus("write", metrics_path_);
   }
+  return absl::OkStatus();
+}
+
+absl::Status RunLog::Sync() {
+  // Pipes and special files cannot be synced, which is no fault of theirs.
+  if (::fsync(::fileno(metrics_file_)) != 0 && errno != EINVAL) return ErrnoStatus("write", metrics_path_);
   return absl::OkStatus();
 }
 

@@ -37,6 +37,8 @@ class RunLog {
   absl::Status Step(const StepMetrics& metrics);
   absl::Status Eval(const EvalMetrics& metrics);
   absl::Status Sample(const SampleAnswer& sample);
+  // Makes what was written to metrics.jsonl last through a power cut.
+  absl::Status Sync();
   // A line of text above the progress line.
   void Note(const std::string& text);
 

@@ -99,7 +99,7 @@ absl::Status TrainLoop::Step() {
   state_.seconds += seconds;
   result_.seconds += seconds;
   result_.tokens += tokens;
-  result_.train_loss = loss;
+  state_.train_loss = loss;
 
   if (targets == 0) log_->Note(absl::StrCat("step ", state_.step, ": no targets, loss 0 and no update"));
   if (!std::isfinite(norm)) log_->Note(absl::StrCat("step ", state_.step, ": gradient not finite, update skipped"));
@@ -120,10 +120,17 @@ absl::Status TrainLoop::Step() {
 
 absl::Status TrainLoop::Save() {
   if (saved_step_ == state_.step) return absl::OkStatus();
+  // The metrics of a step are never behind its checkpoint, not even after a power cut.
+  RETURN_IF_ERROR(log_->Sync());
   RETURN_IF_ERROR(SaveCheckpoint(CheckpointPath(run_folder_, state_.step), engine_->store(), state_, identity_));
   saved_step_ = state_.step;
   PruneCheckpoints(run_folder_, options_.keep_last, options_.keep_best ? state_.best_step : -1);
   return absl::OkStatus();
+}
+
+bool TrainLoop::StoppedEarly() const {
+  return options_.early_stopping > 0 && state_.evaluations_without_gain >= options_.early_stopping &&
+         state_.step < options_.schedule.total_steps;
 }
 
 absl::StatusOr<TrainResult> TrainLoop::Run(const TrainState& state, const std::atomic<bool>* stop) {
@@ -132,23 +139,20 @@ absl::StatusOr<TrainResult> TrainLoop::Run(const TrainState& state, const std::a
   saved_step_ = state.step > 0 ? state.step : -1;
   RETURN_IF_ERROR(train_->Seek(state_.position));
   const int64_t total = options_.schedule.total_steps;
-  if (state_.step == 0) RETURN_IF_ERROR(EvaluateAndRecord());
-  while (state_.step < total) {
-    if (stop != nullptr && stop->load()) {
-      result_.interrupted = true;
-      break;
-    }
+  const auto interrupted = [stop] { return stop != nullptr && stop->load(); };
+  if (state_.step == 0 && !interrupted()) RETURN_IF_ERROR(EvaluateAndRecord());
+  // A resumed run may have stopped early already.
+  while (state_.step < total && !StoppedEarly() && !interrupted()) {
     RETURN_IF_ERROR(Step());
     const bool last = state_.step == total;
     const bool evaluate = last || (options_.eval_every > 0 && state_.step % options_.eval_every == 0);
     if (evaluate) RETURN_IF_ERROR(EvaluateAndRecord());
-    result_.stopped_early =
-        options_.early_stopping > 0 && state_.evaluations_without_gain >= options_.early_stopping && !last;
     const bool new_best = options_.keep_best && evaluate && eval_ != nullptr && state_.best_step == state_.step;
     const bool save = options_.save_every > 0 && state_.step % options_.save_every == 0;
-    if (last || save || new_best || result_.stopped_early) RETURN_IF_ERROR(Save());
-    if (result_.stopped_early) break;
+    if (last || save || new_best || StoppedEarly()) RETURN_IF_ERROR(Save());
   }
+  result_.interrupted = interrupted();
+  result_.stopped_early = StoppedEarly();
   if (result_.interrupted && state_.step > 0) RETURN_IF_ERROR(Save());
   result_.state = state_;
   return result_;

@@ -31,7 +31,6 @@ struct TrainResult {
   TrainState state;
   bool interrupted = false;  // by a signal; the checkpoint is written
   bool stopped_early = false;
-  double train_loss = 0;      // of the last step, nats per target
   double seconds = 0;         // of this sitting
   int64_t tokens = 0;         // of this sitting
   int64_t skipped_steps = 0;  // gradients were not finite
@@ -57,6 +56,8 @@ class TrainLoop {
   absl::Status EvaluateAndRecord();
   absl::Status Step();
   absl::Status Save();
+  // Whether too many evaluations went by without gain, before the last step.
+  bool StoppedEarly() const;
 
   Engine* engine_;
   BatchStream* train_;

@@ -22,12 +22,13 @@ absl::Status RunTrain(const CommandLine& line) {
           "--resume takes the run's own recipe: give no RECIPE and no --set, or start a new run");
     }
     const std::string recipe_path = (std::filesystem::path(FLAGS_resume) / "recipe.yaml").string();
-    if (!std::filesystem::exists(recipe_path)) {
+    std::error_code error;
+    if (!std::filesystem::exists(recipe_path, error)) {
       return absl::NotFoundError(absl::StrCat(FLAGS_resume, ": no run folder: it has no recipe.yaml"));
     }
     ASSIGN_OR_RETURN(recipe::Recipe recipe, ReadRecipe(recipe_path, {}));
     // A run folder may have been moved since it was written.
-    recipe.mutable_output()->set_folder(std::filesystem::weakly_canonical(FLAGS_resume).string());
+    recipe.mutable_output()->set_folder(std::filesystem::absolute(FLAGS_resume, error).string());
     return TrainRun(recipe, /*resume=*/true);
   }
   if (line.arguments.empty()) return absl::InvalidArgumentError("give a RECIPE, or --resume=RUN");
