@@ -1,0 +1,241 @@
+#!/usr/bin/env python3
+"""Trains the same QLoRA with Thimble and with transformers + PEFT + bitsandbytes and sets losses, speed and memory side
+by side.
+
+    compare.py --thimble=PROGRAM --model=FOLDER --data=ROWS.jsonl --out=FOLDER
+               [--modes=thimble-keep,thimble-recompute,fp32,fp32-checkpointing,bf16,bf16-checkpointing]
+               [--steps=20] [--accumulation=4] [--max_tokens=200] [--rounds=1]
+
+Both see the same rows (of at most --max_tokens tokens) in the same order, one a micro-batch, the same LoRA start (drawn
+by Thimble, exported to PEFT), the same AdamW (constant rate, clipping at 1), and a loss summed over the targets of the
+accumulated batch and divided by their number. Every run is a process of its own, so that its peak resident memory
+(VmHWM) is its own. Tokens a second leave out two steps of warm-up. --rounds repeats all modes in turn and keeps the
+fastest of each. Prints JSON, which also lies in OUT/comparison.json.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+MODES = ('thimble-keep', 'thimble-recompute', 'fp32', 'fp32-checkpointing', 'bf16', 'bf16-checkpointing')
+WARM_UP = 2  # steps that speed leaves out
+RECIPE = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'qlora.yaml')
+
+
+def encode_rows(tokenizer, path):
+    """Token ids and mask of each row as the model's own template has them: answers and their <|im_end|> are learned."""
+    rows = []
+    with open(path, encoding='utf-8') as file:
+        for line in file:
+            ids, mask, messages = [], [], json.loads(line)['messages']
+            for i, message in enumerate(messages):
+                if message['role'] != 'assistant':
+                    continue
+                asked = tokenizer.apply_chat_template(messages[:i], add_generation_prompt=True, return_dict=False)
+                told = tokenizer.apply_chat_template(messages[:i + 1], return_dict=False)
+                mask += [0] * (len(asked) - len(mask))
+                mask += [1] * (len(told) - len(asked) - 1) + [0]  # the line break behind <|im_end|> is not learned
+                ids = told
+            rows.append((ids, mask))
+    return rows
+
+
+def status_bytes(key):
+    with open('/proc/self/status', encoding='ascii') as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(key + ':'))
+
+
+def load_peer(args, dtype, checkpointing):
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type='nf4', bnb_4bit_use_double_quant=True,
+                                bnb_4bit_compute_dtype=dtype)
+    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=dtype, quantization_config=config, device_map='cpu')
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    model.config.use_cache = False
+    if checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={'use_reentrant': False})
+        model.enable_input_require_grads()
+    model = PeftModel.from_pretrained(model, args.adapter, is_trainable=True)
+    model.train()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if any(p.dtype != torch.float32 for p in trained):
+        raise ValueError('the adapter is expected in f32')
+    return model, trained
+
+
+def run_peer(args):
+    """One mode of the peer in this process."""
+    import torch
+    from transformers import AutoTokenizer
+    torch.set_num_threads(args.threads)
+    dtype = torch.bfloat16 if args.peer.startswith('bf16') else torch.float32
+    rows = encode_rows(AutoTokenizer.from_pretrained(args.model), args.data)
+    model, trained = load_peer(args, dtype, args.peer.endswith('-checkpointing'))
+    optimizer = torch.optim.AdamW(trained, lr=args.learning_rate, betas=(0.9, 0.999), eps=1e-8, weight_decay=0)
+    losses, steps = [], []
+    for step in range(args.steps):
+        begin = time.perf_counter()
+        batch = rows[step * args.accumulation:(step + 1) * args.accumulation]
+        targets = sum(sum(mask) for _, mask in batch)
+        total = 0.0
+        for ids, mask in batch:
+            labels = [i if m else -100 for i, m in zip(ids, mask)]
+            loss = model(input_ids=torch.tensor([ids]), labels=torch.tensor([labels]), num_items_in_batch=targets).loss
+            loss.backward()
+            total += loss.item()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        losses.append(total)
+        steps.append((sum(len(ids) for ids, _ in batch), time.perf_counter() - begin))
+    report(losses, steps, status_bytes('VmHWM'))
+
+
+def report(losses, steps, peak):
+    print(json.dumps(result_of(losses, steps, peak)))
+
+
+def result_of(losses, steps, peak):
+    measured = steps[WARM_UP:]
+    rate = sum(s[0] for s in measured) / sum(s[1] for s in measured) if measured else None
+    return {'losses': losses, 'tokens_per_second': rate, 'peak_bytes': peak}
+
+
+def run_thimble(args, activations, name, settings):
+    folder = os.path.join(args.out, name)
+    shutil.rmtree(folder, ignore_errors=True)
+    values = {
+        'model.path': args.model, 'data.train': args.data, 'data.validation': 'null', 'data.packing': 'unpacked',
+        'data.shuffle': 'false', 'data.seq_len': args.max_tokens, 'schedule.type': 'constant',
+        'schedule.warmup_steps': 0, 'optimizer.learning_rate': args.learning_rate, 'training.epochs': 'null',
+        'training.steps': args.steps, 'training.accumulation': args.accumulation, 'training.eval_every': 0,
+        'training.save_every': 0, 'training.threads': args.threads, 'memory.activations': activations,
+        'compute': args.compute, 'output.export.format': 'none', 'output.folder': folder, **settings}
+    command = [args.thimble, 'train', RECIPE]
+    for key, value in values.items():
+        command += ['--set', f'{key}={value}']
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f'{" ".join(command)}\n{done.stdout}')
+    with open(os.path.join(folder, 'metrics.jsonl'), encoding='utf-8') as file:
+        metrics = [json.loads(line) for line in file]
+    with open(os.path.join(folder, 'summary.json'), encoding='utf-8') as file:
+        memory = json.load(file)['memory']
+    result = result_of([m['loss'] for m in metrics], [(m['tokens'], m['seconds']) for m in metrics],
+                       memory['process']['measured_bytes'])
+    result['memory'] = memory
+    return result
+
+
+def run_mode(args, mode):
+    if mode.startswith('thimble-'):
+        return run_thimble(args, mode.removeprefix('thimble-'), mode, {})
+    values = {'peer': mode, 'model': args.model, 'data': args.data, 'adapter': args.adapter, 'out': args.out,
+              'steps': args.steps, 'accumulation': args.accumulation, 'learning_rate': args.learning_rate,
+              'threads': args.threads}
+    command = [sys.executable, os.path.abspath(__file__)] + [f'--{key}={value}' for key, value in values.items()]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def select_rows(args):
+    """The first rows of at most max_tokens tokens, as many as the steps take."""
+    from transformers import AutoTokenizer
+    encoded = encode_rows(AutoTokenizer.from_pretrained(args.model), args.data)
+    with open(args.data, encoding='utf-8') as file:
+        lines = [line for line, (ids, _) in zip(file, encoded) if args.min_tokens <= len(ids) <= args.max_tokens]
+    wanted = args.steps * args.accumulation
+    if len(lines) < wanted:
+        raise ValueError(f'{args.data} has {len(lines)} rows of {args.min_tokens} to {args.max_tokens} tokens; '
+                         f'{args.steps} steps take {wanted}')
+    args.data = os.path.join(args.out, 'rows.jsonl')
+    with open(args.data, 'w', encoding='utf-8') as file:
+        file.writelines(lines[:wanted])
+
+
+def deviation(losses, others):
+    return max(abs(a - b) / abs(b) for a, b in zip(losses, others))
+
+
+def summarise(results, rates):
+    ours = [mode for mode in results if mode.startswith('thimble-')]
+    peers = [mode for mode in results if not mode.startswith('thimble-')]
+    summary = {}
+    for mode in peers:
+        for mine in ours:
+            summary[f'largest relative difference of loss, {mine} and {mode}'] = deviation(
+                results[mine]['losses'], results[mode]['losses'])
+    if ours and peers:
+        best = {name: max(max(rates[m]) for m in group) for name, group in (('ours', ours), ('peer', peers))}
+        least = {name: min(results[m]['peak_bytes'] for m in group) for name, group in (('ours', ours), ('peer', peers))}
+        summary['best tokens/s over the best of the peer'] = best['ours'] / best['peer']
+        summary['least memory over the least of the peer'] = least['ours'] / least['peer']
+    return summary
+
+
+def compare(args):
+    os.makedirs(args.out, exist_ok=True)
+    select_rows(args)
+    # One step at rate 0 leaves the adapter as Thimble draws it.
+    start = argparse.Namespace(**{**vars(args), 'steps': 1, 'learning_rate': 0})
+    run_thimble(start, 'recompute', 'start', {'output.export.format': 'peft'})
+    args.adapter = os.path.join(args.out, 'start', 'adapter')
+    results, rates, loads = {}, {}, {}
+    for _ in range(args.rounds):
+        for mode in args.modes.split(','):
+            result = run_mode(args, mode)
+            results.setdefault(mode, result)
+            rates.setdefault(mode, []).append(result['tokens_per_second'])
+            loads.setdefault(mode, []).append(os.getloadavg()[0])
+            print(f'{mode}: {result["tokens_per_second"]} tokens/s, {result["peak_bytes"] / 2**20:.0f} MiB, '
+                  f'load average {loads[mode][-1]:.1f}', file=sys.stderr)
+    for mode, result in results.items():
+        result['tokens_per_second'] = rates[mode]
+        result['load_average'] = loads[mode]
+    comparison = {'summary': summarise(results, rates), 'modes': results}
+    text = json.dumps(comparison, indent=1)
+    with open(os.path.join(args.out, 'comparison.json'), 'w', encoding='utf-8') as file:
+        file.write(text + '\n')
+    print(text)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--thimble', default='build/release/thimble')
+    parser.add_argument('--model', required=True)
+    parser.add_argument('--data', required=True, help='JSON lines of messages')
+    parser.add_argument('--out', required=True, help='folder for runs and results')
+    parser.add_argument('--modes', default=','.join(MODES))
+    parser.add_argument('--steps', type=int, default=20)
+    parser.add_argument('--accumulation', type=int, default=4)
+    parser.add_argument('--min_tokens', type=int, default=1)
+    parser.add_argument('--max_tokens', type=int, default=200)
+    parser.add_argument('--learning_rate', type=float, default=2e-4)
+    parser.add_argument('--compute', default='f32', choices=('f32', 'bf16', 'auto'), help="of Thimble's products")
+    parser.add_argument('--threads', type=int, default=2)
+    parser.add_argument('--rounds', type=int, default=1)
+    parser.add_argument('--peer', choices=MODES[2:], help=argparse.SUPPRESS)
+    parser.add_argument('--adapter', help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.peer:
+        run_peer(args)
+        return 0
+    unknown = set(args.modes.split(',')) - set(MODES)
+    if unknown:
+        print(f'--modes: {sorted(unknown)} not among {MODES}', file=sys.stderr)
+        return 2
+    compare(args)
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
