@@ -20,6 +20,7 @@ trap 'rm -rf "$work"' EXIT
 step() { printf '\n== %s\n' "$*"; }
 # value FILE KEY: a number from a JSON file that holds the key once.
 value() { tr -d ' \n' <"$1" | grep -o "\"$2\":[^,}]*" | head -n 1 | cut -d: -f2; }
+digits() { awk -v number="$1" 'BEGIN { printf "%.4f", number }'; }
 percent() { awk -v share="$1" 'BEGIN { printf "%.1f%%", 100 * share }'; }
 mib() { awk -v bytes="$1" 'BEGIN { printf "%.1f MiB", bytes / 1048576 }'; }
 
@@ -51,14 +52,14 @@ echo "$process" >"$work/process.json"
 cat <<SUMMARY
 
 == Summary after $((SECONDS - start)) s
-  held-out loss     $(value "$summary" eval_loss_before) before, $(value "$summary" eval_loss_after) after
+  held-out loss     $(digits "$(value "$summary" eval_loss_before)") before, $(digits "$(value "$summary" eval_loss_after)") after
   exact match       $(percent "$(value "$work/before.json" exact_match)") before, $(percent "$(value "$run/eval.json" exact_match)") after
   device memory     planned $(mib "$(value "$work/device.json" planned_bytes)"), measured $(mib "$(value "$work/device.json" measured_bytes)")
   process memory    planned $(mib "$(value "$work/process.json" planned_bytes)"), peak $(mib "$(value "$work/process.json" measured_bytes)")
 
   the run           $run (recipe.yaml, metrics.jsonl, checkpoints)
   curves            $run/report.html
-  merged model      $run/model (opens in transformers, vLLM, llama.cpp's converter)
+  merged model      $run/model (a Hugging Face folder)
 
 What next:
   $thimble generate $run/model --prompt='One day Ann was at the beach. Where was Ann?'

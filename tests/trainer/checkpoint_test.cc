@@ -133,10 +133,10 @@ TEST_F(CheckpointTest, AnotherRunIsRefusedWithTheDifference) {
   };
   RunIdentity now = Identity();
   now.recipe = "model: tiny\nlearning_rate: 0.2\n";
-  EXPECT_THAT(refusal(now), HasSubstr("line 2 was \"learning_rate: 0.1\", is \"learning_rate: 0.2\""));
+  EXPECT_THAT(refusal(now), HasSubstr("the recipe differs: learning_rate was 0.1, is 0.2"));
   now = Identity();
   now.recipe += "seed: 3\n";
-  EXPECT_THAT(refusal(now), HasSubstr("line 3"));
+  EXPECT_THAT(refusal(now), HasSubstr("seed was not given, is 3"));
   now = Identity();
   now.base_fingerprint = "feedbeef";
   EXPECT_THAT(refusal(now), HasSubstr("the base model differs: fingerprint was 0badcafe, is feedbeef"));
