@@ -52,7 +52,7 @@ DataReport MakeDataReport(const TokenisedDataset& dataset, const BatchStream& st
 
 std::string FormatDataReport(const DataReport& report) {
   const PackingStats& stats = report.stats;
-  std::string text = absl::StrCat(report.form, "\n", report.chat_format, "\n");
+  std::string text;
   const auto line = [&](const char* name, int64_t value, const std::string& note) {
     absl::StrAppendFormat(&text, "  %-22s %12d%s%s\n", name, value, note.empty() ? "" : "  ", note);
   };

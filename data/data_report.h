@@ -20,7 +20,7 @@ struct DataReport {
 };
 
 DataReport MakeDataReport(const TokenisedDataset& dataset, const BatchStream& stream, const RowEncoder& encoder);
-// A short table, one line a figure.
+// A short table, one line a figure, without the descriptions.
 std::string FormatDataReport(const DataReport& report);
 // One JSON object with the names of the fields.
 std::string DataReportJson(const DataReport& report);

@@ -56,15 +56,6 @@ absl::Status PrepareFolder(const std::string& folder, bool resume) {
 
 void Say(const std::string& text) { std::fprintf(stderr, "%s\n", text.c_str()); }
 
-void SayModel(const ModelSession& model) {
-  const DecoderConfig& c = model.decoder.config;
-  int64_t trained = 0;
-  for (StoreId id : model.store.Trainable()) trained += model.store.entry(id).rows * model.store.entry(id).cols;
-  Say(absl::StrFormat("Model: %s, %d layers, %d wide, %d tokens; %d parameters, %d train", c.model_type, c.num_layers,
-                      c.hidden_dim, c.vocab_size, c.ParameterCount(), trained));
-  if (!model.compute_reason.empty()) Say("compute: " + model.compute_reason);
-}
-
 // One run, step by step; each member function is a stage.
 class Runner {
  public:
@@ -102,13 +93,14 @@ class Runner {
   const Recipe& recipe() { return planned_.model->recipe; }
 
   absl::Status Prepare() {
-    SayModel(model());
-    Say("Data: " + planned_.data.train.description + "; " + planned_.data.encoder->format().description);
+    Say(DescribeModel(model()));
+    if (!model().compute_reason.empty()) Say("compute: " + model().compute_reason);
+    Say("Data: " + planned_.data.train.description + "\nChat format: " + planned_.data.encoder->format().description);
     for (const TokenisedDataset* set : {&planned_.data.train, &planned_.data.validation}) {
       if (!set->warning.empty()) Say("warning: " + set->warning);
     }
     Say(FormatDataReport(MakeDataReport(planned_.data.train, *planned_.data.train_stream, *planned_.data.encoder)));
-    Say(FormatRunPlan(planned_.plan));
+    Say(FormatRunPlan(planned_.plan, /*alive_shown=*/3));
     RETURN_IF_ERROR(CheckBudget(planned_.plan, planned_.engine_options));
     RETURN_IF_ERROR(PrepareFolder(folder_, resume_));
     if (!resume_) RETURN_IF_ERROR(WriteFileAtomically(folder_ + "/recipe.yaml", WriteRecipe(recipe())));
@@ -252,6 +244,18 @@ absl::StatusOr<int64_t> SampleContext(const ModelSession& model, const RowEncode
 }
 
 }  // namespace
+
+std::string DescribeModel(const ModelSession& model) {
+  const DecoderConfig& c = model.decoder.config;
+  return absl::StrFormat("Model: %s, %d layers, %d wide, %d tokens; %d parameters, %d train", c.model_type,
+                         c.num_layers, c.hidden_dim, c.vocab_size, c.ParameterCount(), TrainedParameters(model));
+}
+
+int64_t TrainedParameters(const ModelSession& model) {
+  int64_t trained = 0;
+  for (StoreId id : model.store.Trainable()) trained += model.store.entry(id).rows * model.store.entry(id).cols;
+  return trained;
+}
 
 absl::StatusOr<PlannedRun> PlanRun(const Recipe& recipe) {
   PlannedRun run;

@@ -24,6 +24,10 @@ struct PlannedRun {
 };
 absl::StatusOr<PlannedRun> PlanRun(const recipe::Recipe& recipe);
 
+// "Model: llama, 6 layers, 256 wide, 4096 tokens; 5767168 parameters, 294912 train"
+std::string DescribeModel(const ModelSession& model);
+int64_t TrainedParameters(const ModelSession& model);
+
 // Trains. With `resume` the recipe is the run folder's own and the run goes on from its latest checkpoint. Progress and
 // the summary go to standard error; the run folder holds the rest. Cancelled when interrupted with a checkpoint
 // written.

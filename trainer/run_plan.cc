@@ -7,6 +7,12 @@ namespace thimble {
 namespace {
 
 constexpr size_t kAliveShown = 8;
+constexpr size_t kNameColumns = 40;
+
+// The end of a name says more than its beginning.
+std::string Shortened(const std::string& name, size_t columns) {
+  return name.size() <= columns ? name : "..." + name.substr(name.size() - columns + 3);
+}
 
 }  // namespace
 
@@ -55,21 +61,24 @@ absl::Status CheckBudget(const RunPlan& plan, const EngineOptions& options) {
                    "): ", MiBText(plan.planned_bytes - plan.budget_bytes), " too much. What would lower it: ", help));
 }
 
-std::string FormatRunPlan(const RunPlan& plan) {
+std::string FormatRunPlan(const RunPlan& plan, size_t alive_shown) {
   std::string text = absl::StrFormat("Memory plan for micro-batches of %d tokens\n", plan.tokens);
   for (const auto& [name, bytes] : plan.categories) {
     absl::StrAppendFormat(&text, "  %-14s %16d bytes %12s\n", name, bytes, MiBText(bytes));
   }
-  absl::StrAppendFormat(&text, "  %-14s %16d bytes %12s", "device", plan.planned_bytes, MiBText(plan.planned_bytes));
-  if (plan.budget_bytes > 0) absl::StrAppend(&text, "  of a budget of ", MiBText(plan.budget_bytes));
-  absl::StrAppendFormat(&text, "\n  %-14s %16d bytes %12s\n", "process", plan.process_bytes,
-                        MiBText(plan.process_bytes));
-  absl::StrAppend(&text, "  fullest at ", plan.peak_step, ":");
-  for (size_t i = 0; i < plan.alive_at_peak.size() && i < 3; ++i) {
+  const auto line = [&text](const char* name, int64_t bytes) {
+    absl::StrAppendFormat(&text, "  %-14s %16d bytes %12s\n", name, bytes, MiBText(bytes));
+  };
+  line("device", plan.planned_bytes);
+  line("  lower bound", plan.lower_bound_bytes);
+  if (plan.budget_bytes > 0) line("  budget", plan.budget_bytes);
+  line("process", plan.process_bytes);
+  absl::StrAppend(&text, "The arena is fullest at ", plan.peak_step, ", where these are alive:\n");
+  for (size_t i = 0; i < plan.alive_at_peak.size() && i < alive_shown; ++i) {
     const auto& [name, bytes] = plan.alive_at_peak[i];
-    absl::StrAppend(&text, i == 0 ? " " : ", ", name, " ", MiBText(bytes));
+    absl::StrAppendFormat(&text, "  %-40s %12s\n", Shortened(name, kNameColumns), MiBText(bytes));
   }
-  return text + "\n";
+  return text;
 }
 
 nlohmann::ordered_json RunPlanJson(const RunPlan& plan) {

@@ -34,8 +34,8 @@ RunPlan MakeRunPlan(const Store& store, const Engine& engine, int64_t budget_byt
 // ResourceExhausted, with the bytes and what would lower them, when the plan is above its budget.
 absl::Status CheckBudget(const RunPlan& plan, const EngineOptions& options);
 
-// A table of at most 80 columns.
-std::string FormatRunPlan(const RunPlan& plan);
+// A table of at most 80 columns; of the buffers alive at the peak the largest `alive_shown`.
+std::string FormatRunPlan(const RunPlan& plan, size_t alive_shown);
 // tiers.{device,host,disk}.{budget_bytes,planned_bytes,lower_bound_bytes}, process_planned_bytes, categories, peak.
 nlohmann::ordered_json RunPlanJson(const RunPlan& plan);
 

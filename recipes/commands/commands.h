@@ -7,10 +7,14 @@
 
 namespace thimble {
 
+Command DataCommand();
 Command EvalCommand();
+Command ExportCommand();
 Command GenerateCommand();
 Command HelpCommand();
 Command InspectCommand();
+Command PlanCommand();
+Command QuantizeCommand();
 Command TrainCommand();
 Command TokenizeCommand();
 

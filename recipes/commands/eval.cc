@@ -11,7 +11,6 @@
 #include "recipes/commands/flags.h"
 #include "recipes/evaluate.h"
 
-DEFINE_string(data, "", "File of rows: JSON, JSON lines or plain text, also as .zst. May be given many times.");
 DEFINE_string(form, "",
               "What a row holds: auto, alpaca, messages, prompt_completion or text. Empty: as the run, "
               "else auto.");

@@ -5,6 +5,9 @@
 
 DECLARE_bool(best);
 DECLARE_string(chat_format);
+DECLARE_string(data);
+DECLARE_string(format);
 DECLARE_bool(json);
 DECLARE_int64(max_new_tokens);
+DECLARE_string(out);
 DECLARE_string(set);

@@ -43,8 +43,8 @@ Command HelpCommand() {
   command.summary = "Explain a command, or the options of a recipe.";
   command.usage = "[COMMAND | recipe | recipe.SECTION]";
   command.description =
-      "Without an argument: the list of commands. `recipe`: every option of a recipe with\n"
-      "its meaning, default, unit and cost. `recipe.data`: one section of it.";
+      "Without an argument: the list of commands. `recipe`: every option of a recipe\n"
+      "with its meaning, default, unit and cost. `recipe.data`: one section of it.";
   command.example = "  thimble help train\n  thimble help recipe.adapter";
   command.max_arguments = 1;
   command.run = Run;

@@ -189,10 +189,11 @@ Command InspectCommand() {
   command.summary = "Show what a safetensors file, a model folder or a recipe holds.";
   command.usage = "FILE|FOLDER|RECIPE";
   command.description =
-      "A safetensors file or a Hugging Face folder: its config, and every tensor's name, type,\n"
-      "shape and size. The file is checked as a whole. A recipe (.yaml): the recipe with all\n"
-      "defaults filled in, checked. With --json the keys are config, metadata, dtypes and\n"
-      "tensors (name, dtype, shape, bytes, file); for a recipe those of the recipe.";
+      "A safetensors file or a Hugging Face folder: its config, and every tensor's\n"
+      "name, type, shape and size. The file is checked as a whole. A recipe (.yaml):\n"
+      "the recipe with all defaults filled in, checked. With --json the keys are\n"
+      "config, metadata, dtypes and tensors (name, dtype, shape, bytes, file); for a\n"
+      "recipe those of the recipe.";
   command.example =
       "  thimble inspect model.safetensors\n"
       "  thimble inspect recipes/qlora.yaml --set adapter.rank=32";

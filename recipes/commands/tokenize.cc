@@ -94,8 +94,8 @@ Command TokenizeCommand() {
   command.summary = "Turn a text into token ids, or back.";
   command.usage = "MODEL|tokenizer.json";
   command.description =
-      "Reads a whole file as one text and prints its token ids. With --json one object: tokens,\n"
-      "or with --decode text.";
+      "Reads a whole file as one text and prints its token ids. With --json one\n"
+      "object: tokens, or with --decode text.";
   command.example =
       "  thimble tokenize base --file=story.txt --json\n"
       "  echo 15339 1917 | thimble tokenize base/tokenizer.json --decode";

@@ -144,11 +144,11 @@ size_t LongestLine(const std::string& text) {
   return longest;
 }
 
-TEST(CommandLineTest, EveryCommandHasAHelpPageOfAtMost90Columns) {
+TEST(CommandLineTest, EveryCommandHasAHelpPageOfAtMost80Columns) {
   for (const Command& command : Commands()) {
     const std::string help = CommandHelp(command);
     EXPECT_NE(help.find("Example:\n  thimble " + command.name), std::string::npos) << help;
-    EXPECT_LE(LongestLine(help), 90u) << help;
+    EXPECT_LE(LongestLine(help), 80u) << help;
     EXPECT_NE(ProgramHelp(Commands()).find("\n  " + command.name + " "), std::string::npos);
   }
 }

@@ -1,0 +1,120 @@
+// thimble export: a run, or a model folder, to a Hugging Face folder or a PEFT adapter.
+#include <gflags/gflags.h>
+
+#include <cstdio>
+
+#include "absl/strings/str_cat.h"
+#include "ops/check.h"
+#include "recipes/commands/commands.h"
+#include "recipes/commands/flags.h"
+#include "recipes/commands/output_folder.h"
+#include "recipes/export_model.h"
+#include "recipes/nearest_name.h"
+#include "recipes/recipe_options.h"
+
+DEFINE_string(dtype, "", "Type of the weights: bf16, f16 or f32. Empty: the run's output.export.dtype, or bf16.");
+DEFINE_double(max_kl, 0.05, "Limit of the mean KL divergence, in nats. A run's recipe may state another.");
+DEFINE_double(min_agreement, 0.9, "Limit of the share of equal top tokens. A run's recipe may state another.");
+
+namespace thimble {
+namespace {
+
+absl::Status ReadFormat(const CommandLine& line, ExportRequest* request) {
+  if (FLAGS_format == "peft") {
+    request->adapter = true;
+    if (IsGiven("dtype")) return absl::InvalidArgumentError("--dtype: an adapter is always written in f32");
+    if (!line.Values("data").empty())
+      return absl::InvalidArgumentError("--data: an adapter is read back bit for bit, without rows");
+    return absl::OkStatus();
+  }
+  if (FLAGS_format.empty() || FLAGS_format == "safetensors") return absl::OkStatus();
+  const char* formats = "safetensors (a Hugging Face folder with whole weights) or peft (an adapter folder)";
+  return absl::InvalidArgumentError(absl::StrCat("--format: found '", FLAGS_format, "', expected ", formats,
+                                                 DidYouMean(FLAGS_format, {"safetensors", "peft"})));
+}
+
+absl::Status ReadDType(ExportOptions* options) {
+  if (FLAGS_dtype.empty()) return absl::OkStatus();
+  if (FLAGS_dtype == "bf16") {
+    options->dtype = TensorDType::kBF16;
+  } else if (FLAGS_dtype == "f16") {
+    options->dtype = TensorDType::kF16;
+  } else if (FLAGS_dtype == "f32") {
+    options->dtype = TensorDType::kF32;
+  } else {
+    return absl::InvalidArgumentError(absl::StrCat("--dtype: found '", FLAGS_dtype, "', expected bf16, f16 or f32",
+                                                   DidYouMean(FLAGS_dtype, {"bf16", "f16", "f32"})));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<ExportRequest> RequestFromFlags(const CommandLine& line) {
+  ExportRequest request;
+  RETURN_IF_ERROR(ReadFormat(line, &request));
+  RETURN_IF_ERROR(ReadDType(&request.options));
+  ASSIGN_OR_RETURN(request.options.max_shard_bytes, ShardBytesFromFlag());
+  ASSIGN_OR_RETURN(request.out, NewFolderFromFlag());
+  request.data = line.Values("data");
+  request.options.max_kl = FLAGS_max_kl;
+  request.options.min_agreement = FLAGS_min_agreement;
+  return request;
+}
+
+// What no flag says, the run's recipe does.
+void TakeFromRecipe(const recipe::Recipe& recipe, ExportOptions* options) {
+  const ExportOptions from = ExportOptionsOf(recipe);
+  if (FLAGS_dtype.empty()) options->dtype = from.dtype;
+  if (!IsGiven("max_shard_size")) options->max_shard_bytes = from.max_shard_bytes;
+  if (!IsGiven("max_kl")) options->max_kl = from.max_kl;
+  if (!IsGiven("min_agreement")) options->min_agreement = from.min_agreement;
+}
+
+absl::Status RunExport(const CommandLine& line) {
+  const std::string& path = line.arguments[0];
+  ASSIGN_OR_RETURN(ExportRequest request, RequestFromFlags(line));
+  const bool is_run = IsRunFolder(path);
+  if (!is_run && request.adapter) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": --format=peft needs a run that trained an adapter"));
+  }
+  if (!is_run && FLAGS_best) return absl::InvalidArgumentError(absl::StrCat(path, ": --best needs a run"));
+  ASSIGN_OR_RETURN(const std::unique_ptr<ModelSession> model, OpenModel(path, FLAGS_best));
+  if (is_run) TakeFromRecipe(model->recipe, &request.options);
+  const absl::StatusOr<ExportReport> report = ExportModel(model.get(), request);
+  if (!report.ok()) return WriteFailure(report.status());
+  if (FLAGS_json) {
+    std::printf("%s\n", ExportReportJson(*report).dump(2).c_str());
+  } else {
+    std::printf("%s", FormatExportReport(*report, request.options).c_str());
+  }
+  return report->verdict;
+}
+
+}  // namespace
+
+Command ExportCommand() {
+  Command command;
+  command.name = "export";
+  command.summary = "Write a run's model, or a model folder, for other programs.";
+  command.usage = "RUN|MODEL";
+  command.description =
+      "--format=safetensors (the default): a Hugging Face folder with whole weights, a\n"
+      "run's adapter merged into its base as it was trained, 4 bits included; of a\n"
+      "model folder: the same model in another dtype, in other shards, or decoded from\n"
+      "4 bits.\n"
+      "--format=peft: a run's adapter. The files are read back and compared with the\n"
+      "model over the recipe's held-out rows or --data. Above a limit, exit code 1;\n"
+      "whatever fails leaves nothing behind. JSON: path, format, dtype, base, tensors,\n"
+      "bytes, merged_layers, decoded_layers, decoded_format, accepted,\n"
+      "quality.{mean_kl,max_kl, agreement,tokens,rows}.";
+  command.example =
+      "  thimble export runs/first --format=safetensors --out=merged\n"
+      "  thimble export runs/first --format=peft --out=adapter --best";
+  command.min_arguments = 1;
+  command.max_arguments = 1;
+  command.flags = {"format", "out", "dtype", "max_shard_size", "best", "data", "max_kl", "min_agreement", "json"};
+  command.repeated_flags = {"data"};
+  command.run = RunExport;
+  return command;
+}
+
+}  // namespace thimble

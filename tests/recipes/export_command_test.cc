@@ -1,0 +1,150 @@
+// thimble export and thimble quantize on small models.
+#include <gmock/gmock.h>
+
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "data/model_folder.h"
+#include "tests/recipes/small_model.h"
+
+namespace thimble {
+namespace {
+
+using testing::HasSubstr;
+
+class ExportCommandTest : public SmallModelTest {
+ protected:
+  // All values of a folder's tensor.
+  std::vector<float> Values(const std::string& folder, const std::string& name) {
+    const auto opened = ModelFolder::Open(folder);
+    if (!opened.ok()) return {};
+    const TensorRef* tensor = (*opened)->Find(name);
+    if (tensor == nullptr) return {};
+    std::vector<float> values(tensor->info->elements);
+    EXPECT_TRUE(tensor->file->ReadFloats(*tensor->info, 0, tensor->info->elements, values.data()).ok());
+    return values;
+  }
+  void Train() { ASSERT_EQ(Thimble({"train", Path("recipe.yaml")}), 0) << err_; }
+};
+
+const char kQuery[] = "model.layers.0.self_attn.q_proj.weight";
+
+TEST_F(ExportCommandTest, MergesARunAndMeasuresIt) {
+  Train();
+  ASSERT_EQ(Thimble({"export", Path("run"), "--out=" + Path("merged") + "/", "--dtype=f32", "--json"}), 0) << err_;
+  const nlohmann::json json = Json();
+  ASSERT_FALSE(json.is_discarded()) << out_;
+  EXPECT_EQ(json["path"], Path("merged"));
+  EXPECT_EQ(json["dtype"], "f32");
+  EXPECT_EQ(json["base"], Path("base"));
+  EXPECT_EQ(json["decoded_layers"], 7);
+  EXPECT_EQ(json["decoded_format"], "nf4");
+  EXPECT_EQ(json["merged_layers"], 7);
+  EXPECT_EQ(json["accepted"], true);
+  EXPECT_GT(json["quality"]["tokens"], 0);
+  EXPECT_LT(json["quality"]["mean_kl"], 1e-6);
+  EXPECT_EQ(json["quality"]["agreement"], 1.0);
+  EXPECT_TRUE(std::filesystem::exists(Path("merged/tokenizer.json")));
+  EXPECT_NE(Values(Path("merged"), kQuery), Values(Path("base"), kQuery));
+
+  ASSERT_EQ(Thimble({"export", Path("run"), "--out", Path("text")}), 0) << err_;
+  EXPECT_THAT(out_, HasSubstr("Decoded 7 linear layers exactly from nf4 of " + Path("base")));
+  EXPECT_THAT(out_, HasSubstr("rounded once to bf16"));
+  EXPECT_THAT(out_, HasSubstr("the recipe's held-out rows"));
+  EXPECT_EQ(Thimble({"export", Path("run"), "--out", Path("text")}), 2) << "the folder is there already";
+  EXPECT_THAT(err_, HasSubstr("exists; choose another folder"));
+}
+
+TEST_F(ExportCommandTest, AboveALimitNothingIsLeft) {
+  Train();
+  const int64_t before = FilesInFolder();
+  EXPECT_EQ(Thimble({"export", Path("run"), "--out", Path("merged"), "--max_kl=0", "--json"}), 1);
+  EXPECT_EQ(Json()["accepted"], false) << out_;
+  EXPECT_THAT(err_, HasSubstr("mean KL"));
+  EXPECT_EQ(FilesInFolder(), before);
+  EXPECT_EQ(Thimble({"export", Path("run"), "--out", Path("merged"), "--data", Path("none.jsonl")}), 2);
+  EXPECT_EQ(FilesInFolder(), before);
+}
+
+TEST_F(ExportCommandTest, WritesAnAdapter) {
+  Train();
+  ASSERT_EQ(Thimble({"export", Path("run"), "--format=peft", "--out", Path("adapter"), "--json"}), 0) << err_;
+  EXPECT_EQ(Json()["tensors"], 14);
+  EXPECT_EQ(Json()["format"], "peft");
+  EXPECT_TRUE(std::filesystem::exists(Path("adapter/adapter_config.json")));
+  EXPECT_EQ(Thimble({"export", Path("run"), "--format=peft", "--out", Path("a"), "--dtype=f32"}), 2);
+  EXPECT_EQ(Thimble({"export", Path("base"), "--format=peft", "--out", Path("a")}), 2);
+  EXPECT_FALSE(std::filesystem::exists(Path("a")));
+}
+
+TEST_F(ExportCommandTest, RewritesAFolderInAnotherTypeAndInShards) {
+  ASSERT_EQ(Thimble({"export", Path("base"), "--out", Path("f32"), "--dtype=f32", "--max_shard_size=40KB", "--data",
+                     Path("rows.jsonl"), "--json"}),
+            0)
+      << err_;
+  EXPECT_TRUE(std::filesystem::exists(Path("f32/model.safetensors.index.json")));
+  EXPECT_EQ(Values(Path("f32"), kQuery), Values(Path("base"), kQuery));
+  EXPECT_EQ(Json()["quality"]["agreement"], 1.0);
+  ASSERT_EQ(Thimble({"export", Path("f32"), "--out", Path("bf16")}), 0) << err_;
+  EXPECT_THAT(out_, HasSubstr("give rows with --data=FILE"));
+  EXPECT_EQ(Values(Path("bf16"), kQuery), Values(Path("base"), kQuery));
+}
+
+TEST_F(ExportCommandTest, DecodesAQuantisedFolder) {
+  ASSERT_EQ(Thimble({"quantize", Path("base"), "--out", Path("nf4"), "--json"}), 0) << err_;
+  EXPECT_EQ(Json()["before"]["BF16"]["tensors"].get<int>(),
+            Json()["after"]["BF16"]["tensors"].get<int>() + Json()["after"]["nf4"]["tensors"].get<int>());
+  EXPECT_EQ(Json()["after"]["nf4"]["tensors"], 7);
+  ASSERT_EQ(Thimble({"export", Path("nf4"), "--out", Path("plain"), "--json"}), 0) << err_;
+  EXPECT_EQ(Json()["decoded_layers"], 7);
+  const std::vector<float> original = Values(Path("base"), kQuery);
+  const std::vector<float> decoded = Values(Path("plain"), kQuery);
+  ASSERT_EQ(decoded.size(), original.size());
+  double error = 0;
+  double norm = 0;
+  for (size_t i = 0; i < original.size(); ++i) {
+    error += std::pow(original[i] - decoded[i], 2);
+    norm += std::pow(original[i], 2);
+  }
+  EXPECT_GT(error, 0);
+  EXPECT_LT(std::sqrt(error / norm), 0.12) << "nf4 loses about a tenth";
+}
+
+TEST_F(ExportCommandTest, RefusesWhatItDoesNotKnow) {
+  EXPECT_EQ(Thimble({"export", Path("base"), "--out", Path("x"), "--format=gguf"}), 2);
+  EXPECT_THAT(err_, HasSubstr("found 'gguf', expected safetensors"));
+  EXPECT_EQ(Thimble({"export", Path("base"), "--out", Path("x"), "--format=safetensor"}), 2);
+  EXPECT_THAT(err_, HasSubstr("did you mean 'safetensors'?"));
+  EXPECT_EQ(Thimble({"export", Path("base"), "--out", Path("x"), "--dtype=fp16"}), 2);
+  EXPECT_THAT(err_, HasSubstr("did you mean 'f16'?"));
+  EXPECT_EQ(Thimble({"export", Path("base")}), 2);
+  EXPECT_THAT(err_, HasSubstr("--out: missing"));
+  EXPECT_EQ(Thimble({"export", Path("base"), "--out", Path("x"), "--max_shard_size=big"}), 2);
+  EXPECT_EQ(Thimble({"export", Path("base"), "--out", Path("x"), "--best"}), 2);
+  EXPECT_FALSE(std::filesystem::exists(Path("x")));
+}
+
+TEST_F(ExportCommandTest, QuantizesByFormatAndBlockSize) {
+  ASSERT_EQ(
+      Thimble({"quantize", Path("base"), "--format=fp4", "--nodouble_quant", "--block_size=128", "--out", Path("fp4")}),
+      0)
+      << err_;
+  EXPECT_THAT(out_, HasSubstr("fp4           7 tensors"));
+  EXPECT_LE(LongestLine(out_), 80u + Path("").size());
+  EXPECT_EQ(Thimble({"quantize", Path("fp4"), "--out", Path("x")}), 2);
+  EXPECT_THAT(err_, HasSubstr("quantised already"));
+  for (const char* size : {"0", "48", "16", "8192", "4294967360"}) {
+    EXPECT_EQ(Thimble({"quantize", Path("base"), "--out", Path("x"), "--block_size", size}), 2) << size;
+    EXPECT_THAT(err_, HasSubstr("--block_size: found"));
+  }
+  EXPECT_EQ(Thimble({"quantize", Path("base"), "--out", Path("x"), "--format=nf5"}), 2);
+  EXPECT_THAT(err_, HasSubstr("did you mean 'nf4'?"));
+  Write("base/config.json", R"({"model_type": "gpt9"})");
+  EXPECT_EQ(Thimble({"quantize", Path("base"), "--out", Path("x")}), 2);
+  EXPECT_THAT(err_, HasSubstr("gpt9"));
+  EXPECT_FALSE(std::filesystem::exists(Path("x")));
+}
+
+}  // namespace
+}  // namespace thimble
