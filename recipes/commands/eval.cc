@@ -105,10 +105,10 @@ Command EvalCommand() {
       "the last token of one predicts the first of the next.\n"
       "--json gives tokens (scored), loss (nats a token), perplexity, rows, rows_cut,\n"
       "rows_no_targets, tokens_total, seconds, tokens_per_second, and bits_per_byte for\n"
-      "texts; with --reference reference_loss, reference_perplexity, kl_mean, kl_median,\n"
-      "kl_p90, kl_p95, kl_p99, kl_p99_9, kl_max (nats, KL(reference || model) over all\n"
-      "tokens) and top1_agreement; with --exact_match exact_match, exact_match_correct,\n"
-      "exact_match_rows and exact_match_too_long.";
+      "texts; with --reference reference_loss, reference_perplexity, kl_mean,\n"
+      "kl_median, kl_p90, kl_p95, kl_p99, kl_p99_9, kl_max (nats,\n"
+      "KL(reference || model) over all tokens) and top1_agreement; with --exact_match\n"
+      "exact_match, exact_match_correct, exact_match_rows and exact_match_too_long.";
   command.example =
       "  thimble eval runs/first --data=heldout.jsonl --exact_match --best\n"
       "  thimble eval base --data=book.txt --context=512 --json\n"

@@ -187,14 +187,16 @@ Command GenerateCommand() {
   command.usage = "MODEL";
   command.description =
       "MODEL is a Hugging Face folder or a run (its latest checkpoint; with --best its\n"
-      "best). The prompt is a user's turn in the model's chat format; for a model without\n"
-      "one, and with --raw, a text to go on with. One newline at its end is taken away\n"
-      "where it comes from a file or standard input. The text appears as it comes.\n"
+      "best). The prompt is a user's turn in the model's chat format; for a model\n"
+      "without one, and with --raw, a text to go on with. One newline at its end\n"
+      "is taken away where it comes from a file or standard input. The text appears\n"
+      "as it comes.\n"
       "--json gives tokens, logprobs (of each token at temperature 1, nats), text,\n"
       "prompt_tokens, and stopped (the model ended by itself).";
   command.example =
       "  thimble generate runs/first --best --prompt=\"Where does the story happen?\"\n"
-      "  thimble generate base --raw --prompt=\"Once upon a time\" --temperature=0.8 --seed=7";
+      "  thimble generate base --raw --prompt=\"Once upon a time\" \\\n"
+      "      --temperature=0.8 --seed=7";
   command.min_arguments = 1;
   command.max_arguments = 1;
   command.flags = {"prompt",      "file",  "system", "raw",  "chat_format", "max_new_tokens",
