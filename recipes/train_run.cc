@@ -95,7 +95,7 @@ class Runner {
   absl::Status Prepare() {
     Say(DescribeModel(model()));
     if (!model().compute_reason.empty()) Say("compute: " + model().compute_reason);
-    Say("Data: " + planned_.data.train.description + "\nChat format: " + planned_.data.encoder->format().description);
+    Say("Data: " + planned_.data.train.description + "\n      " + planned_.data.encoder->format().description);
     for (const TokenisedDataset* set : {&planned_.data.train, &planned_.data.validation}) {
       if (!set->warning.empty()) Say("warning: " + set->warning);
     }

@@ -67,8 +67,8 @@ absl::Status PrintJson(const ModelSession& model, const DataSession& data, const
 }
 
 absl::Status PrintText(const ModelSession& model, const DataSession& data, const Reports& reports) {
-  std::printf("Data: %s\nChat format: %s\n\nTraining rows\n%s", reports.train.form.c_str(),
-              reports.train.chat_format.c_str(), FormatDataReport(reports.train).c_str());
+  std::printf("Data: %s\n      %s\n\nTraining rows\n%s", reports.train.form.c_str(), reports.train.chat_format.c_str(),
+              FormatDataReport(reports.train).c_str());
   if (!reports.has_validation) {
     std::printf("\nNo validation rows (data.validation or data.validation_share)\n");
   } else if (data.validation.rows != nullptr) {
