@@ -27,7 +27,7 @@ constexpr double kFloatEpsilon = std::numeric_limits<float>::epsilon();
 class TestMatrix {
  public:
   TestMatrix(int64_t rows, int64_t cols, float value = 0, int64_t padding = 3)
-      : rows_(rows), cols_(cols), stride_(cols + padding), data_((rows + 1) * stride_, kSentinel) {
+      : rows_(rows), cols_(cols), stride_(cols + padding), data_((rows + 1) * stride_ + 1, kSentinel) {
     for (int64_t r = 0; r < rows; ++r) std::fill_n(&data_[r * stride_], cols, value);
   }
   // Normal values times `scale`, a function of the seed alone.

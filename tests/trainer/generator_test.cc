@@ -132,7 +132,7 @@ TEST(GeneratorTest, SamplesFollowTemperatureTopKAndTopP) {
   const std::vector<int32_t> prompt = Prompt(6);
   const std::vector<float> logits = LogitsOf(&engine, BatchOf(prompt));
   const float* last = logits.data() + 5 * kVocab;
-  constexpr int kDraws = 3000;
+  constexpr int kDraws = 1000;
   for (GenerateOptions options : {Sampled(1.0), Sampled(0.6), Sampled(1.0, 5), Sampled(1.3, 0, 0.6)}) {
     std::vector<double> p(kVocab);
     for (int64_t v = 0; v < kVocab; ++v) p[v] = std::exp(last[v] / options.temperature);
