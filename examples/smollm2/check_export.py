@@ -51,8 +51,9 @@ def main():
     args = parser.parse_args()
     merged = os.path.join(args.run, 'model')
     rows = encode_rows(AutoTokenizer.from_pretrained(args.model), args.data)[:args.max_rows]
+    exported = AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32)
     losses = {'thimble, run': thimble_loss(args, args.run), 'thimble, merged': thimble_loss(args, merged),
-              'transformers, merged': peer_loss(AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32), rows)}
+              'transformers, merged': peer_loss(exported, rows)}
     if args.adapter:
         from peft import PeftModel
         config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type='nf4', bnb_4bit_use_double_quant=True,

@@ -175,8 +175,9 @@ def summarise(results, rates):
             summary[f'largest relative difference of loss, {mine} and {mode}'] = deviation(
                 results[mine]['losses'], results[mode]['losses'])
     if ours and peers:
-        best = {name: max(max(rates[m]) for m in group) for name, group in (('ours', ours), ('peer', peers))}
-        least = {name: min(results[m]['peak_bytes'] for m in group) for name, group in (('ours', ours), ('peer', peers))}
+        groups = (('ours', ours), ('peer', peers))
+        best = {name: max(max(rates[m]) for m in group) for name, group in groups}
+        least = {name: min(results[m]['peak_bytes'] for m in group) for name, group in groups}
         summary['best tokens/s over the best of the peer'] = best['ours'] / best['peer']
         summary['least memory over the least of the peer'] = least['ours'] / least['peer']
     return summary
