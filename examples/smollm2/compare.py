@@ -3,25 +3,32 @@
 by side.
 
     compare.py --thimble=PROGRAM --model=FOLDER --data=ROWS.jsonl --out=FOLDER
-               [--modes=thimble-keep,thimble-recompute,fp32,fp32-checkpointing,bf16,bf16-checkpointing]
-               [--steps=20] [--accumulation=4] [--max_tokens=200] [--rounds=1]
+               [--modes=thimble-keep-f32,fp32,...] [--steps=20] [--accumulation=4] [--max_tokens=200] [--rounds=1]
 
-Both see the same rows (of at most --max_tokens tokens) in the same order, one a micro-batch, the same LoRA start (drawn
-by Thimble, exported to PEFT), the same AdamW (constant rate, clipping at 1), and a loss summed over the targets of the
-accumulated batch and divided by their number. Every run is a process of its own, so that its peak resident memory
-(VmHWM) is its own. Tokens a second leave out two steps of warm-up. --rounds repeats all modes in turn and keeps the
-fastest of each. Prints JSON, which also lies in OUT/comparison.json.
+The modes of Thimble name the activations (keep or recompute) and the arithmetic of the products (f32 or bf16), those of
+the peer the dtype of model and products (fp32 or bf16) and whether it checkpoints gradients; without --modes all eight
+run. Both see the same rows (of --min_tokens to --max_tokens tokens) in the same order, one a micro-batch, the same LoRA
+start (drawn by Thimble, exported to PEFT), the same AdamW (constant rate, clipping at 1), and a loss summed over the
+targets of the accumulated batch and divided by their number. Every run is a process of its own, so that its peak
+resident memory (VmHWM) is its own. Speed is tokens a wall-clock second and tokens a CPU second (of all threads; other
+programs on the machine disturb it less), both without two steps of warm-up. --rounds repeats all modes in turn; the
+summary compares Thimble's best mode with the peer's best round by round. Prints JSON, which also lies in
+OUT/comparison.json.
 """
 
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
 
-MODES = ('thimble-keep', 'thimble-recompute', 'fp32', 'fp32-checkpointing', 'bf16', 'bf16-checkpointing')
+OURS = ('thimble-keep-f32', 'thimble-recompute-f32', 'thimble-keep-bf16', 'thimble-recompute-bf16')
+PEERS = ('fp32', 'fp32-checkpointing', 'bf16', 'bf16-checkpointing')
+MODES = OURS + PEERS
+RATES = ('tokens_per_second', 'tokens_per_cpu_second')
 WARM_UP = 2  # steps that speed leaves out
 RECIPE = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'qlora.yaml')
 
@@ -81,7 +88,7 @@ def run_peer(args):
     optimizer = torch.optim.AdamW(trained, lr=args.learning_rate, betas=(0.9, 0.999), eps=1e-8, weight_decay=0)
     losses, steps = [], []
     for step in range(args.steps):
-        begin = time.perf_counter()
+        begin, cpu_begin = time.perf_counter(), time.process_time()
         batch = rows[step * args.accumulation:(step + 1) * args.accumulation]
         targets = sum(sum(mask) for _, mask in batch)
         total = 0.0
@@ -94,21 +101,37 @@ def run_peer(args):
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         losses.append(total)
-        steps.append((sum(len(ids) for ids, _ in batch), time.perf_counter() - begin))
-    report(losses, steps, status_bytes('VmHWM'))
-
-
-def report(losses, steps, peak):
-    print(json.dumps(result_of(losses, steps, peak)))
+        steps.append((sum(len(ids) for ids, _ in batch), time.perf_counter() - begin, time.process_time() - cpu_begin))
+    print(json.dumps(result_of(losses, steps, status_bytes('VmHWM'))))
 
 
 def result_of(losses, steps, peak):
-    measured = steps[WARM_UP:]
-    rate = sum(s[0] for s in measured) / sum(s[1] for s in measured) if measured else None
-    return {'losses': losses, 'tokens_per_second': rate, 'peak_bytes': peak}
+    """steps: (tokens, wall-clock seconds, CPU seconds) of each."""
+    tokens, seconds, cpu_seconds = (sum(part) for part in zip((0, 0, 0), *steps[WARM_UP:]))
+    return {'losses': losses, 'tokens_per_second': tokens / seconds if seconds else None,
+            'tokens_per_cpu_second': tokens / cpu_seconds if cpu_seconds else None, 'peak_bytes': peak}
 
 
-def run_thimble(args, activations, name, settings):
+def cpu_seconds_of(process):
+    with open(f'/proc/{process.pid}/stat', encoding='ascii') as file:
+        fields = file.read().rpartition(')')[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
+
+
+def follow(command):
+    """Runs Thimble; the process's CPU seconds at the end of each step, which its progress lines tell."""
+    output, cpu_seconds = [], []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        for line in process.stdout:
+            output.append(line)
+            if re.match(r'\s*\d+/\d+ ', line):
+                cpu_seconds.append(cpu_seconds_of(process))
+    if process.returncode:
+        raise RuntimeError(' '.join(command) + '\n' + ''.join(output))
+    return cpu_seconds
+
+
+def run_thimble(args, activations, compute, name, settings):
     folder = os.path.join(args.out, name)
     shutil.rmtree(folder, ignore_errors=True)
     values = {
@@ -117,26 +140,25 @@ def run_thimble(args, activations, name, settings):
         'schedule.warmup_steps': 0, 'optimizer.learning_rate': args.learning_rate, 'training.epochs': 'null',
         'training.steps': args.steps, 'training.accumulation': args.accumulation, 'training.eval_every': 0,
         'training.save_every': 0, 'training.threads': args.threads, 'memory.activations': activations,
-        'compute': args.compute, 'output.export.format': 'none', 'output.folder': folder, **settings}
+        'compute': compute, 'output.export.format': 'none', 'output.folder': folder, **settings}
     command = [args.thimble, 'train', RECIPE]
     for key, value in values.items():
         command += ['--set', f'{key}={value}']
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f'{" ".join(command)}\n{done.stdout}')
+    cpu_seconds = follow(command)
     with open(os.path.join(folder, 'metrics.jsonl'), encoding='utf-8') as file:
         metrics = [json.loads(line) for line in file]
     with open(os.path.join(folder, 'summary.json'), encoding='utf-8') as file:
         memory = json.load(file)['memory']
-    result = result_of([m['loss'] for m in metrics], [(m['tokens'], m['seconds']) for m in metrics],
-                       memory['process']['measured_bytes'])
-    result['memory'] = memory
-    return result
+    # The first step's CPU time would hold the loading; it is part of the warm-up that result_of leaves out.
+    steps = [(m['tokens'], m['seconds'], after - before)
+             for m, before, after in zip(metrics, [0] + cpu_seconds, cpu_seconds)]
+    return result_of([m['loss'] for m in metrics], steps, memory['process']['measured_bytes'])
 
 
 def run_mode(args, mode):
     if mode.startswith('thimble-'):
-        return run_thimble(args, mode.removeprefix('thimble-'), mode, {})
+        _, activations, compute = mode.split('-')
+        return run_thimble(args, activations, compute, mode, {})
     values = {'peer': mode, 'model': args.model, 'data': args.data, 'adapter': args.adapter, 'out': args.out,
               'steps': args.steps, 'accumulation': args.accumulation, 'learning_rate': args.learning_rate,
               'threads': args.threads}
@@ -166,20 +188,23 @@ def deviation(losses, others):
     return max(abs(a - b) / abs(b) for a, b in zip(losses, others))
 
 
-def summarise(results, rates):
-    ours = [mode for mode in results if mode.startswith('thimble-')]
-    peers = [mode for mode in results if not mode.startswith('thimble-')]
-    summary = {}
-    for mode in peers:
-        for mine in ours:
-            summary[f'largest relative difference of loss, {mine} and {mode}'] = deviation(
-                results[mine]['losses'], results[mode]['losses'])
+def best_ratios(results, ours, peers, key):
+    """Round by round: the best of ours over the best of the peer's."""
+    return [max(mine) / max(other) for mine, other in zip(zip(*(results[mode][key] for mode in ours)),
+                                                         zip(*(results[mode][key] for mode in peers)))]
+
+
+def summarise(results):
+    ours = [mode for mode in results if mode in OURS]
+    peers = [mode for mode in results if mode in PEERS]
+    summary = {'largest relative difference of loss': {
+        f'{mine}, {peer}': deviation(results[mine]['losses'], results[peer]['losses'])
+        for mine in ours for peer in peers if mine.endswith('bf16') == peer.startswith('bf16')}}
     if ours and peers:
-        groups = (('ours', ours), ('peer', peers))
-        best = {name: max(max(rates[m]) for m in group) for name, group in groups}
-        least = {name: min(results[m]['peak_bytes'] for m in group) for name, group in groups}
-        summary['best tokens/s over the best of the peer'] = best['ours'] / best['peer']
-        summary['least memory over the least of the peer'] = least['ours'] / least['peer']
+        for key in RATES:
+            summary[f'{key}, best over best of the peer'] = best_ratios(results, ours, peers, key)
+        least = [min(results[mode]['peak_bytes'] for mode in group) for group in (ours, peers)]
+        summary['peak_bytes, least over least of the peer'] = least[0] / least[1]
     return summary
 
 
@@ -188,21 +213,20 @@ def compare(args):
     select_rows(args)
     # One step at rate 0 leaves the adapter as Thimble draws it.
     start = argparse.Namespace(**{**vars(args), 'steps': 1, 'learning_rate': 0})
-    run_thimble(start, 'recompute', 'start', {'output.export.format': 'peft'})
+    run_thimble(start, 'recompute', 'f32', 'start', {'output.export.format': 'peft'})
     args.adapter = os.path.join(args.out, 'start', 'adapter')
-    results, rates, loads = {}, {}, {}
+    results = {}
     for _ in range(args.rounds):
         for mode in args.modes.split(','):
             result = run_mode(args, mode)
-            results.setdefault(mode, result)
-            rates.setdefault(mode, []).append(result['tokens_per_second'])
-            loads.setdefault(mode, []).append(os.getloadavg()[0])
-            print(f'{mode}: {result["tokens_per_second"]} tokens/s, {result["peak_bytes"] / 2**20:.0f} MiB, '
-                  f'load average {loads[mode][-1]:.1f}', file=sys.stderr)
-    for mode, result in results.items():
-        result['tokens_per_second'] = rates[mode]
-        result['load_average'] = loads[mode]
-    comparison = {'summary': summarise(results, rates), 'modes': results}
+            mine = results.setdefault(mode, {'losses': result['losses'], 'peak_bytes': 0, **{key: [] for key in RATES}})
+            mine['peak_bytes'] = max(mine['peak_bytes'], result['peak_bytes'])
+            for key in RATES:
+                mine[key].append(result[key])
+            print(f'{mode}: {result["tokens_per_second"]:.1f} tokens/s, {result["tokens_per_cpu_second"]:.1f} tokens a '
+                  f'CPU second, {result["peak_bytes"] / 2**20:.0f} MiB; load average {os.getloadavg()[0]:.1f}',
+                  file=sys.stderr, flush=True)
+    comparison = {'summary': summarise(results), 'modes': results}
     text = json.dumps(comparison, indent=1)
     with open(os.path.join(args.out, 'comparison.json'), 'w', encoding='utf-8') as file:
         file.write(text + '\n')
@@ -221,10 +245,9 @@ def main():
     parser.add_argument('--min_tokens', type=int, default=1)
     parser.add_argument('--max_tokens', type=int, default=200)
     parser.add_argument('--learning_rate', type=float, default=2e-4)
-    parser.add_argument('--compute', default='f32', choices=('f32', 'bf16', 'auto'), help="of Thimble's products")
     parser.add_argument('--threads', type=int, default=2)
     parser.add_argument('--rounds', type=int, default=1)
-    parser.add_argument('--peer', choices=MODES[2:], help=argparse.SUPPRESS)
+    parser.add_argument('--peer', choices=PEERS, help=argparse.SUPPRESS)
     parser.add_argument('--adapter', help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.peer:
@@ -233,6 +256,9 @@ def main():
     unknown = set(args.modes.split(',')) - set(MODES)
     if unknown:
         print(f'--modes: {sorted(unknown)} not among {MODES}', file=sys.stderr)
+        return 2
+    if args.steps <= WARM_UP:
+        print(f'--steps: the first {WARM_UP} are warm-up; give more', file=sys.stderr)
         return 2
     compare(args)
     return 0

@@ -70,7 +70,8 @@ def main():
     prompt = 'The capital of France is'
     ids = model.generate(**tokenizer(prompt, return_tensors='pt'), max_new_tokens=8, do_sample=False)
     print(f'{args.out}: {sum(p.numel() for p in model.parameters()):,} parameters; {tokenizer.decode(ids[0])!r}')
-    print('"x  2" encodes as', tokenizer('x  2')['input_ids'], tokenizer.convert_ids_to_tokens(tokenizer('x  2')['input_ids']))
+    ids = tokenizer('x  2')['input_ids']
+    print('"x  2" encodes as', ids, tokenizer.convert_ids_to_tokens(ids))
     return 0
 
 
