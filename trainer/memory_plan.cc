@@ -1,10 +1,10 @@
 #include "trainer/memory_plan.h"
 
 #include <algorithm>
-#include <functional>
+#include <limits>
 #include <numeric>
 
-#include "ops/check.h"
+#include "trainer/first_fit.h"
 
 namespace thimble {
 namespace {
@@ -75,56 +75,31 @@ void FindPeak(const Tape& tape, MemoryPlan* plan) {
   }
 }
 
-// Places buffers in the given order, each at the lowest offset free throughout its life. Returns the arena's size.
-int64_t Place(const std::vector<int32_t>& order, const std::vector<PlannedBuffer>& buffers,
-              std::vector<int64_t>* offsets) {
-  std::vector<int32_t> by_offset;  // placed so far
-  int64_t size = 0;
-  for (int32_t index : order) {
-    const PlannedBuffer& buffer = buffers[index];
-    int64_t offset = 0;
-    for (int32_t other : by_offset) {
-      const PlannedBuffer& placed = buffers[other];
-      if (placed.last_step < buffer.first_step || placed.first_step > buffer.last_step) continue;
-      const int64_t begin = (*offsets)[other];
-      if (begin >= offset + buffer.bytes) break;  // the gap before it is large enough
-      offset = std::max(offset, begin + placed.bytes);
-    }
-    (*offsets)[index] = offset;
-    size = std::max(size, offset + buffer.bytes);
-    const auto at = std::lower_bound(by_offset.begin(), by_offset.end(), offset,
-                                     [&](int32_t i, int64_t value) { return (*offsets)[i] < value; });
-    by_offset.insert(at, index);
-  }
-  return size;
-}
-
+// Places all buffers in several orders and keeps the smallest arena.
 void PlaceBuffers(MemoryPlan* plan) {
   const std::vector<PlannedBuffer>& buffers = plan->buffers;
+  std::vector<LivingBlock> blocks;
+  blocks.reserve(buffers.size());
+  for (const PlannedBuffer& buffer : buffers) blocks.push_back({buffer.first_step, buffer.last_step, buffer.bytes});
+  const auto length = [](const LivingBlock& b) { return int64_t{1} + b.last_step - b.first_step; };
+  const auto area = [&](const LivingBlock& b) { return static_cast<double>(b.bytes) * static_cast<double>(length(b)); };
   std::vector<int32_t> order(buffers.size());
-  const auto length = [](const PlannedBuffer& b) { return b.last_step - b.first_step; };
-  const std::function<bool(const PlannedBuffer&, const PlannedBuffer&)> heuristics[] = {
-      [](const PlannedBuffer& a, const PlannedBuffer& b) { return a.bytes > b.bytes; },
-      [&](const PlannedBuffer& a, const PlannedBuffer& b) { return length(a) > length(b); },
-      [&](const PlannedBuffer& a, const PlannedBuffer& b) {
-        return static_cast<double>(a.bytes) * (length(a) + 1) > static_cast<double>(b.bytes) * (length(b) + 1);
-      },
-      [](const PlannedBuffer& a, const PlannedBuffer& b) { return a.first_step < b.first_step; },
-  };
-  plan->peak_bytes = -1;
-  std::vector<int64_t> best;
-  for (const auto& before : heuristics) {
+  std::vector<int64_t> offsets;
+  plan->peak_bytes = std::numeric_limits<int64_t>::max();
+  // The largest key first; equal ones in the order of the tape.
+  const auto try_order = [&](const auto& key) {
+    if (plan->peak_bytes == plan->lower_bound_bytes) return;
     std::iota(order.begin(), order.end(), 0);
-    std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return before(buffers[a], buffers[b]); });
-    std::vector<int64_t> offsets(buffers.size(), 0);
-    const int64_t size = Place(order, buffers, &offsets);
-    if (plan->peak_bytes < 0 || size < plan->peak_bytes) {
-      plan->peak_bytes = size;
-      best = std::move(offsets);
-    }
-    if (plan->peak_bytes == plan->lower_bound_bytes) break;
-  }
-  for (size_t i = 0; i < buffers.size(); ++i) plan->buffers[i].offset = best[i];
+    std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return key(blocks[a]) > key(blocks[b]); });
+    const int64_t size = PlaceFirstFit(blocks, order, &offsets, plan->peak_bytes);
+    if (size >= plan->peak_bytes) return;
+    plan->peak_bytes = size;
+    for (size_t i = 0; i < offsets.size(); ++i) plan->buffers[i].offset = offsets[i];
+  };
+  try_order([](const LivingBlock& b) { return b.bytes; });
+  try_order(length);
+  try_order(area);
+  try_order([](const LivingBlock& b) { return -b.first_step; });
 }
 
 }  // namespace
