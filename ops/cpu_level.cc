@@ -4,14 +4,40 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "hwy/highway.h"
-
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
 
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "ops/cpu_level.cc"
+#include "hwy/foreach_target.h"  // IWYU pragma: keep
+// Behind foreach_target.h, which includes this file once a level.
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace thimble {
+namespace HWY_NAMESPACE {
+namespace {
+
+CpuLevel Level() {
+#if defined(__x86_64__)
+  if (HWY_TARGET <= HWY_AVX3) return CpuLevel::kAvx512;  // better targets have smaller values
+  if (HWY_TARGET <= HWY_AVX2) return CpuLevel::kAvx2;
+#endif
+  return CpuLevel::kGeneric;
+}
+
+}  // namespace
+}  // namespace HWY_NAMESPACE
+}  // namespace thimble
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+
 namespace thimble {
 namespace {
+
+HWY_EXPORT(Level);
 
 CpuLevel LevelOf(int64_t targets) {
 #if defined(__x86_64__)
@@ -48,7 +74,8 @@ bool ApplyEnvironment() {
 
 }  // namespace
 
-CpuLevel ActiveCpuLevel() { return LevelOf(hwy::SupportedTargets()); }
+// By dispatch, as hwy::SupportedTargets asks the processor each time, which on a virtual machine takes 60 us.
+CpuLevel ActiveCpuLevel() { return HWY_DYNAMIC_DISPATCH(Level)(); }
 
 std::string_view CpuLevelName(CpuLevel level) {
   switch (level) {
@@ -64,12 +91,16 @@ std::string_view CpuLevelName(CpuLevel level) {
 
 bool HasBf16Dot() {
 #if defined(__x86_64__)
-  if (ActiveCpuLevel() != CpuLevel::kAvx512) return false;
-  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
-  return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax & (1u << 5)) != 0;
+  static const bool processor_has_it = [] {
+    unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+    return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax & (1u << 5)) != 0;
+  }();
+  return processor_has_it && ActiveCpuLevel() == CpuLevel::kAvx512;
 #else
   return false;
 #endif
 }
 
 }  // namespace thimble
+
+#endif  // HWY_ONCE
