@@ -9,7 +9,8 @@ namespace thimble {
 void Backward::Run() {
   const int32_t count = static_cast<int32_t>(tape_.steps().size());
   gradients_.assign(tape_.values().size(), kNoValue);
-  recomputed_.assign(tape_.values().size(), kNoValue);
+  copies_.assign(tape_.values().size(), kNoValue);
+  slots_.assign(tape_.values().size(), kNoValue);
   for (int32_t s = count - 1; s >= 0; --s) {
     const Step step = tape_.steps()[s];  // a copy: appending moves the list
     if (!step.backward) continue;
@@ -20,24 +21,76 @@ void Backward::Run() {
     step.backward(*this, step);
   }
   tape_.SetLayer(-1);
+  PlaceTransfers(puts_, &tape_);
 }
 
 ValueId Backward::Saved(ValueId id) {
-  const Value value = tape_.value(id);
+  const Value& value = tape_.value(id);
   if (value.placement != Placement::kActivation) return id;
-  if (policy_ == SavePolicy::kKeep || value.layer < 0 || value.boundary) return id;
-  if (recomputed_[id] != kNoValue) return recomputed_[id];
-  Step again = tape_.steps()[value.producer];
+  const SaveAction action = plan_.ActionOf(value);
+  if (action == SaveAction::kKeep) return id;
+  if (copies_[id] != kNoValue) return copies_[id];
+  if (action == SaveAction::kRecompute) return Recompute(id);
+  return Load(id, action == SaveAction::kOffloadHost ? Placement::kHost : Placement::kDisk);
+}
+
+void Backward::Remember(ValueId value, ValueId copy) {
+  copies_[value] = copy;
+  remembered_.push_back(value);
+}
+
+ValueId Backward::Recompute(ValueId id) {
+  const bool boundary = tape_.value(id).boundary;
+  const int32_t layer = tape_.layer();
+  const size_t before = remembered_.size();
+  Step again = tape_.steps()[tape_.value(id).producer];
   for (ValueId& input : again.inputs) input = Saved(input);
+  tape_.SetLayer(tape_.value(id).layer);
   for (ValueId& output : again.outputs) {
     const Value old = tape_.value(output);
     const ValueId fresh = tape_.Activation(absl::StrCat(old.name, "'"), old.rows, old.cols);
-    recomputed_[output] = fresh;
+    Remember(output, fresh);
     output = fresh;
   }
   again.backward = nullptr;
   tape_.Append(std::move(again));
-  return recomputed_[id];
+  tape_.SetLayer(layer);
+  if (!boundary) return copies_[id];
+  // On the way from an earlier boundary, only boundaries are remembered: what lies inside the layers between would
+  // otherwise live until their own gradient steps.
+  std::vector<ValueId> kept(remembered_.begin(), remembered_.begin() + static_cast<ptrdiff_t>(before));
+  for (size_t i = before; i < remembered_.size(); ++i) {
+    const ValueId value = remembered_[i];
+    if (tape_.value(value).boundary) {
+      kept.push_back(value);
+    } else {
+      copies_[value] = kNoValue;
+    }
+  }
+  remembered_ = std::move(kept);
+  return copies_[id];
+}
+
+ValueId Backward::Load(ValueId id, Placement tier) {
+  if (slots_[id] == kNoValue) {
+    slots_[id] = tape_.Slot(id, tier);
+    puts_.push_back({id, slots_[id]});
+  }
+  const Value old = tape_.value(id);
+  const ValueId fresh = tape_.Activation(absl::StrCat(old.name, "'"), old.rows, old.cols);
+  Remember(id, fresh);
+  Step get;
+  get.op = "get";
+  get.transfer = TransferKind::kGet;
+  get.inputs = {slots_[id]};
+  get.outputs = {fresh};
+  tape_.Append(std::move(get));
+  Step wait;
+  wait.op = "wait";
+  wait.transfer = TransferKind::kWait;
+  wait.inputs = {fresh, slots_[id]};
+  tape_.Append(std::move(wait));
+  return fresh;
 }
 
 ValueId Backward::Gradient(ValueId value) const {

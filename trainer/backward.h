@@ -2,26 +2,24 @@
 // function, Saved(): all memory policies are cases of it, and none changes a bit of the gradients.
 #pragma once
 
+#include <utility>
 #include <vector>
 
+#include "trainer/save_plan.h"
 #include "trainer/tape.h"
+#include "trainer/transfers.h"
 
 namespace thimble {
 
-enum class SavePolicy : uint8_t {
-  kKeep,       // every value stays until its gradient step
-  kRecompute,  // inside a decoder layer, values are computed again from the layer's input
-};
-
 class Backward {
  public:
-  Backward(Tape* tape, SavePolicy policy) : tape_(*tape), policy_(policy) {}
+  Backward(Tape* tape, SavePlan plan) : tape_(*tape), plan_(std::move(plan)) {}
 
   // Walks the steps recorded so far in reverse and appends their gradient steps.
   void Run();
 
-  // The value to read in a gradient step in place of `value` (the forward pass's): itself, or its recomputed copy,
-  // whose producing steps are appended here when it is first asked for.
+  // The value to read in a gradient step in place of `value` (the forward pass's): itself, or a copy whose producing
+  // steps or transfer are appended here when it is first asked for.
   ValueId Saved(ValueId value);
 
   bool Needs(ValueId value) const { return tape_.value(value).needs_gradient; }
@@ -38,10 +36,17 @@ class Backward {
   Tape& tape() { return tape_; }
 
  private:
+  ValueId Recompute(ValueId value);
+  ValueId Load(ValueId value, Placement tier);
+  void Remember(ValueId value, ValueId copy);
+
   Tape& tape_;
-  SavePolicy policy_;
+  SavePlan plan_;
   std::vector<ValueId> gradients_;   // by forward value
-  std::vector<ValueId> recomputed_;  // by forward value
+  std::vector<ValueId> copies_;      // by forward value: recomputed or loaded
+  std::vector<ValueId> slots_;       // by forward value
+  std::vector<ValueId> remembered_;  // forward values in the order in which they got copies
+  std::vector<PendingPut> puts_;
 };
 
 }  // namespace thimble

@@ -17,16 +17,40 @@ Engine::Engine(const Decoder* decoder, Store* store, const EngineOptions& option
     : decoder_(decoder), store_(store), options_(options) {
   CHECK_GT(options_.max_tokens, 0);
   largest_ = Record(options_.max_tokens, options_.train);
-  arena_bytes_ = largest_->plan.peak_bytes;
-  lower_bound_bytes_ = largest_->plan.lower_bound_bytes;
+  CountTiers(largest_->plan);
+  lower_bound_bytes_ = largest_->plan.device.lower_bound_bytes;
   if (options_.train) {
-    const int64_t eval_bytes = Record(options_.max_tokens, false)->plan.peak_bytes;
-    arena_bytes_ = std::max(arena_bytes_, eval_bytes);
+    CountTiers(Record(options_.max_tokens, false)->plan);
     update_.planned = std::make_unique<PlannedTape>(store_);
     RecordUpdate(&update_.planned->tape, options_.optimizer);
-    update_.planned->plan = PlanMemory(update_.planned->tape, {});
-    arena_bytes_ = std::max(arena_bytes_, update_.planned->plan.peak_bytes);
+    update_.planned->plan = PlanTiers(update_.planned->tape, {});
+    CountTiers(update_.planned->plan);
   }
+}
+
+void Engine::CountTiers(const TierPlans& plans) {
+  arena_bytes_ = std::max(arena_bytes_, plans.device.peak_bytes);
+  host_bytes_ = std::max(host_bytes_, plans.host.peak_bytes);
+  disk_bytes_ = std::max(disk_bytes_, plans.disk.peak_bytes);
+}
+
+bool Engine::Fits(const TierPlans& plans) const {
+  return plans.device.peak_bytes <= arena_bytes_ && plans.host.peak_bytes <= host_bytes_ &&
+         plans.disk.peak_bytes <= disk_bytes_;
+}
+
+absl::Status Engine::Prepare() {
+  if (arena_ != nullptr) return absl::OkStatus();
+  if (disk_bytes_ > 0) {
+    ASSIGN_OR_RETURN(disk_, MakeDiskTier(options_.spill_folder, disk_bytes_));
+  }
+  if (host_bytes_ > 0) host_ = MakeHostTier(host_bytes_);
+  arena_ = std::make_unique<Arena>(arena_bytes_);
+  return absl::OkStatus();
+}
+
+void Engine::Execute(Runnable* runnable, RunScalars* scalars) {
+  if (status_.ok()) status_ = runnable->executor->Run(scalars);
 }
 
 std::unique_ptr<PlannedTape> Engine::Record(int64_t tokens, bool train) const {
@@ -48,21 +72,22 @@ std::unique_ptr<PlannedTape> Engine::Record(int64_t tokens, bool train) const {
   } else {
     pinned.push_back(planned->hidden);
   }
-  planned->plan = PlanMemory(*tape, pinned);
+  planned->plan = PlanTiers(*tape, pinned);
   return planned;
 }
 
 Engine::Runnable& Engine::Get(int64_t tokens, bool train) {
-  if (arena_ == nullptr) arena_ = std::make_unique<Arena>(arena_bytes_);
+  const absl::Status prepared = Prepare();
+  CHECK(prepared.ok()) << prepared;
   Runnable& runnable = tapes_[{tokens, train}];
   if (runnable.planned == nullptr) {
     runnable.planned = Record(tokens, train);
     // Fits by construction for the largest shape; a smaller one whose placement came out larger runs as the largest.
-    if (runnable.planned->plan.peak_bytes > arena_bytes_) {
+    if (!Fits(runnable.planned->plan)) {
       CHECK_LT(tokens, options_.max_tokens);
       runnable.planned = Record(options_.max_tokens, train);
     }
-    runnable.executor = std::make_unique<Executor>(&runnable.planned->tape, &runnable.planned->plan, arena_.get());
+    runnable.executor = std::make_unique<Executor>(&runnable.planned->tape, &runnable.planned->plan, tiers());
   }
   return runnable;
 }
@@ -85,7 +110,7 @@ Engine::Runnable& Engine::RunBatch(const Batch& batch, bool train, RunScalars* s
   runnable.executor->Bind(inputs.positions, padded_.positions.data());
   runnable.executor->Bind(inputs.starts, padded_.starts.data());
   runnable.executor->Bind(inputs.targets, padded_.targets.data());
-  runnable.executor->Run(scalars);
+  Execute(&runnable, scalars);
   return runnable;
 }
 
@@ -109,14 +134,15 @@ void Engine::ZeroGradients() {
 }
 
 double Engine::Update(double learning_rate, int64_t optimizer_step) {
-  if (arena_ == nullptr) arena_ = std::make_unique<Arena>(arena_bytes_);
+  const absl::Status prepared = Prepare();
+  CHECK(prepared.ok()) << prepared;
   if (update_.executor == nullptr) {
-    update_.executor = std::make_unique<Executor>(&update_.planned->tape, &update_.planned->plan, arena_.get());
+    update_.executor = std::make_unique<Executor>(&update_.planned->tape, &update_.planned->plan, tiers());
   }
   RunScalars scalars;
   scalars.learning_rate = learning_rate;
   scalars.optimizer_step = optimizer_step;
-  update_.executor->Run(&scalars);
+  Execute(&update_, &scalars);
   return scalars.grad_norm;
 }
 

@@ -4,8 +4,10 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "data/packing.h"
 #include "ops/linear_cross_entropy.h"
 #include "trainer/backward.h"
@@ -17,7 +19,8 @@
 namespace thimble {
 
 struct EngineOptions {
-  SavePolicy activations = SavePolicy::kRecompute;
+  SavePlan activations = SavePolicy::kRecompute;
+  std::string spill_folder;  // of the disk tier; empty: TMPDIR or /tmp
   LinearCrossEntropyOptions loss;
   OptimizerOptions optimizer;
   int64_t max_tokens = 0;  // of a micro-batch in training
@@ -28,7 +31,7 @@ struct EngineOptions {
 struct PlannedTape {
   explicit PlannedTape(const Store* store) : tape(store) {}
   Tape tape;
-  MemoryPlan plan;
+  TierPlans plan;
   DecoderInputs inputs;
   LossValues loss;
   ValueId hidden = kNoValue;
@@ -43,6 +46,13 @@ class Engine {
   int64_t arena_bytes() const { return arena_bytes_; }
   int64_t arena_lower_bound_bytes() const { return lower_bound_bytes_; }
   int64_t arena_high_water_bytes() const { return arena_ ? arena_->high_water_bytes() : 0; }
+  int64_t tier_bytes(Placement tier) const { return tier == Placement::kHost ? host_bytes_ : disk_bytes_; }
+  // Null before Prepare() and where nothing goes there.
+  const Tier* tier(Placement tier) const { return tier == Placement::kHost ? host_.get() : disk_.get(); }
+  // Takes the memory of all tiers; an error names the spill folder. Otherwise the first step does it.
+  absl::Status Prepare();
+  // The first failure of a transfer or of taking memory; what was computed since then is not to be used.
+  const absl::Status& status() const { return status_; }
   // The plan of the largest training (or, without training, evaluation) tape.
   const PlannedTape& largest() const { return *largest_; }
 
@@ -67,7 +77,11 @@ class Engine {
     std::unique_ptr<Executor> executor;
   };
   std::unique_ptr<PlannedTape> Record(int64_t tokens, bool train) const;
+  void CountTiers(const TierPlans& plans);
+  bool Fits(const TierPlans& plans) const;
+  Tiers tiers() const { return {arena_.get(), host_.get(), disk_.get()}; }
   Runnable& Get(int64_t tokens, bool train);
+  void Execute(Runnable* runnable, RunScalars* scalars);
   // Pads the batch to the tape's shape, binds and runs.
   Runnable& RunBatch(const Batch& batch, bool train, RunScalars* scalars);
 
@@ -78,6 +92,11 @@ class Engine {
   int64_t lower_bound_bytes_ = 0;
   std::unique_ptr<PlannedTape> largest_;
   std::unique_ptr<Arena> arena_;
+  int64_t host_bytes_ = 0;
+  int64_t disk_bytes_ = 0;
+  std::unique_ptr<Tier> host_;
+  std::unique_ptr<Tier> disk_;
+  absl::Status status_;
   std::map<std::pair<int64_t, bool>, Runnable> tapes_;
   Runnable update_;
   Batch padded_;

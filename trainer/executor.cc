@@ -21,13 +21,16 @@ Arena::~Arena() {
   if (data_ != nullptr) ::munmap(data_, static_cast<size_t>(bytes_));
 }
 
-Executor::Executor(const Tape* tape, const MemoryPlan* plan, Arena* arena)
-    : tape_(tape), plan_(plan), arena_(arena), addresses_(tape->values().size(), nullptr) {
-  CHECK_GE(arena_->bytes(), plan_->peak_bytes);
+Executor::Executor(const Tape* tape, const TierPlans* plans, const Tiers& tiers)
+    : tape_(tape), plans_(plans), tiers_(tiers), addresses_(tape->values().size(), nullptr) {
+  CHECK_GE(tiers_.device->bytes(), plans_->device.peak_bytes);
+  CHECK_GE(tiers_.host == nullptr ? 0 : tiers_.host->bytes(), plans_->host.peak_bytes);
+  CHECK_GE(tiers_.disk == nullptr ? 0 : tiers_.disk->bytes(), plans_->disk.peak_bytes);
   for (size_t id = 0; id < addresses_.size(); ++id) {
-    const int32_t buffer = plan_->buffer_of_value[id];
-    if (buffer >= 0) addresses_[id] = arena_->data() + plan_->buffers[buffer].offset;
+    const int32_t buffer = plans_->device.buffer_of_value[id];
+    if (buffer >= 0) addresses_[id] = tiers_.device->data() + plans_->device.buffers[buffer].offset;
   }
+  if (tiers_.host != nullptr || tiers_.disk != nullptr) under_way_.resize(addresses_.size());
 }
 
 void Executor::Bind(ValueId input, const void* data) {
@@ -35,41 +38,81 @@ void Executor::Bind(ValueId input, const void* data) {
   addresses_[input] = const_cast<void*>(data);  // inputs are read only through const views
 }
 
-void Executor::Run(RunScalars* scalars) {
+absl::Status Executor::Run(RunScalars* scalars) {
   for (size_t id = 0; id < addresses_.size(); ++id) {
     const Value& value = tape_->values()[id];
     if (value.placement == Placement::kStore) {
       addresses_[id] = const_cast<void*>(tape_->store().entry(value.store).view.data);
     }
-    CHECK(value.placement == Placement::kActivation || addresses_[id] != nullptr || value.bytes() == 0)
-        << "no memory bound for " << value.name;
+    const bool outside = value.placement == Placement::kStore || value.placement == Placement::kInput;
+    CHECK(!outside || addresses_[id] != nullptr || value.bytes() == 0) << "no memory bound for " << value.name;
   }
+  const MemoryPlan& plan = plans_->device;
+  Arena* arena = tiers_.device;
   const int32_t count = static_cast<int32_t>(tape_->steps().size());
   for (int32_t s = 0; s < count; ++s) {
     const Step& step = tape_->steps()[s];
     Scratch scratch;
-    if (plan_->scratch_of_step[s] >= 0) {
-      const PlannedBuffer& buffer = plan_->buffers[plan_->scratch_of_step[s]];
-      scratch = {arena_->data() + buffer.offset, buffer.bytes};
-      arena_->Touch(buffer.offset + buffer.bytes);
+    if (plan.scratch_of_step[s] >= 0) {
+      const PlannedBuffer& buffer = plan.buffers[plan.scratch_of_step[s]];
+      scratch = {arena->data() + buffer.offset, buffer.bytes};
+      arena->Touch(buffer.offset + buffer.bytes);
     }
     for (ValueId id : step.outputs) {
-      const PlannedBuffer& buffer = plan_->buffers[plan_->buffer_of_value[id]];
-      arena_->Touch(buffer.offset + buffer.bytes);
+      if (plan.buffer_of_value[id] < 0) continue;
+      const PlannedBuffer& buffer = plan.buffers[plan.buffer_of_value[id]];
+      arena->Touch(buffer.offset + buffer.bytes);
     }
-    step.run(StepContext(*tape_, step, addresses_, scratch, scalars));
+    if (step.transfer == TransferKind::kNone) {
+      step.run(StepContext(*tape_, step, addresses_, scratch, scalars));
+    } else {
+      RETURN_IF_ERROR(RunTransfer(step));
+    }
 #ifndef NDEBUG
     PoisonEnded(s);
 #endif
   }
+  return absl::OkStatus();
+}
+
+Tier* Executor::TierOf(ValueId slot) const {
+  return tape_->value(slot).placement == Placement::kHost ? tiers_.host : tiers_.disk;
+}
+
+int64_t Executor::OffsetOf(ValueId slot) const {
+  const MemoryPlan& plan = tape_->value(slot).placement == Placement::kHost ? plans_->host : plans_->disk;
+  return plan.buffers[plan.buffer_of_value[slot]].offset;
+}
+
+absl::Status Executor::RunTransfer(const Step& step) {
+  const ValueId first = step.inputs[0];
+  switch (step.transfer) {
+    case TransferKind::kPut: {
+      const ValueId slot = step.outputs[0];
+      Tier* tier = TierOf(slot);
+      under_way_[slot] = {tier, tier->Put(addresses_[first], OffsetOf(slot), tape_->value(slot).bytes())};
+      return absl::OkStatus();
+    }
+    case TransferKind::kGet: {
+      const ValueId to = step.outputs[0];
+      Tier* tier = TierOf(first);
+      under_way_[to] = {tier, tier->Get(OffsetOf(first), addresses_[to], tape_->value(first).bytes())};
+      return absl::OkStatus();
+    }
+    case TransferKind::kWait:
+      return under_way_[first].first->Wait(under_way_[first].second);
+    case TransferKind::kNone:
+      break;
+  }
+  return absl::OkStatus();
 }
 
 #ifndef NDEBUG
 // Fills ranges whose life has ended with NaN, so that a step reading one cannot pass a test.
 void Executor::PoisonEnded(int32_t step) {
-  for (const PlannedBuffer& buffer : plan_->buffers) {
+  for (const PlannedBuffer& buffer : plans_->device.buffers) {
     if (buffer.last_step != step || step + 1 == static_cast<int32_t>(tape_->steps().size())) continue;
-    float* begin = reinterpret_cast<float*>(arena_->data() + buffer.offset);
+    float* begin = reinterpret_cast<float*>(tiers_.device->data() + buffer.offset);
     std::fill(begin, begin + buffer.bytes / 4, std::numeric_limits<float>::quiet_NaN());
   }
 }

@@ -2,10 +2,13 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "trainer/memory_plan.h"
 #include "trainer/tape.h"
+#include "trainer/tier.h"
 
 namespace thimble {
 
@@ -32,23 +35,37 @@ class Arena {
   int64_t high_water_ = 0;
 };
 
+// Where a tape's values live while it runs. Slots of a tier are null without transfers.
+struct Tiers {
+  Arena* device = nullptr;
+  Tier* host = nullptr;
+  Tier* disk = nullptr;
+};
+
 class Executor {
  public:
-  // The tape, plan and arena outlive the executor; the arena holds at least plan->peak_bytes.
-  Executor(const Tape* tape, const MemoryPlan* plan, Arena* arena);
+  // All of them outlive the executor; the arena and each tier hold at least their plan's peak. A tier is null where
+  // its plan is empty.
+  Executor(const Tape* tape, const TierPlans* plans, const Tiers& tiers);
 
   // Binds an input value; must hold rows * cols elements until the run ends.
   void Bind(ValueId input, const void* data);
-  // Runs all steps. All inputs are bound and the store is allocated.
-  void Run(RunScalars* scalars);
+  // Runs all steps. All inputs are bound and the store is allocated. Unavailable when a transfer failed: results are
+  // not to be used then.
+  absl::Status Run(RunScalars* scalars);
   // A pinned or still living f32 value after a run.
   ConstMatrix Result(ValueId id) const;
 
  private:
+  absl::Status RunTransfer(const Step& step);
+  Tier* TierOf(ValueId slot) const;
+  int64_t OffsetOf(ValueId slot) const;
+
   const Tape* tape_;
-  const MemoryPlan* plan_;
-  Arena* arena_;
+  const TierPlans* plans_;
+  Tiers tiers_;
   std::vector<void*> addresses_;
+  std::vector<std::pair<Tier*, Tier::Ticket>> under_way_;  // by value: the transfer that fills it last
 #ifndef NDEBUG
   void PoisonEnded(int32_t step);
 #endif

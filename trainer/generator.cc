@@ -33,7 +33,7 @@ Generator::Generator(const Decoder* decoder, Store* store, int64_t max_context)
   max_context_ = store_->entry(store_->Find(CacheName("keys", 0))).rows;
   Chunk largest;
   RecordChunk(*decoder_, store_, kLargestChunk, &largest);
-  arena_ = std::make_unique<Arena>(largest.plan.peak_bytes);
+  arena_ = std::make_unique<Arena>(largest.plan.device.peak_bytes);
   logits_.resize(decoder_->config.vocab_size);
   scratch_.resize(MatMulScratchBytes() + 64);
 }
@@ -41,7 +41,8 @@ Generator::Generator(const Decoder* decoder, Store* store, int64_t max_context)
 int64_t Generator::WorkspaceBytes(const Decoder& decoder, Store* store) {
   Chunk largest;
   RecordChunk(decoder, store, kLargestChunk, &largest);
-  return largest.plan.peak_bytes + decoder.config.vocab_size * int64_t{sizeof(float)} + MatMulScratchBytes() + 64;
+  return largest.plan.device.peak_bytes + decoder.config.vocab_size * int64_t{sizeof(float)} + MatMulScratchBytes() +
+         64;
 }
 
 void Generator::RecordChunk(const Decoder& decoder, Store* store, int64_t tokens, Chunk* chunk) {
@@ -53,7 +54,7 @@ void Generator::RecordChunk(const Decoder& decoder, Store* store, int64_t tokens
   chunk->tape = std::make_unique<Tape>(store);
   chunk->inputs = RecordInputs(chunk->tape.get(), tokens);
   chunk->hidden = RecordDecoder(chunk->tape.get(), decoder, chunk->inputs, options);
-  chunk->plan = PlanMemory(*chunk->tape, {chunk->hidden});
+  chunk->plan = PlanTiers(*chunk->tape, {chunk->hidden});
 }
 
 Generator::Chunk& Generator::Get(int64_t tokens) {
@@ -61,8 +62,8 @@ Generator::Chunk& Generator::Get(int64_t tokens) {
   if (chunk.tape != nullptr) return chunk;
   RecordChunk(*decoder_, store_, tokens, &chunk);
   // Smaller chunks have smaller buffers in the same order; a rare placement that needs more gets the room.
-  if (chunk.plan.peak_bytes > arena_->bytes()) {
-    arena_ = std::make_unique<Arena>(chunk.plan.peak_bytes);
+  if (chunk.plan.device.peak_bytes > arena_->bytes()) {
+    arena_ = std::make_unique<Arena>(chunk.plan.device.peak_bytes);
     for (auto& [size, other] : chunks_) other.executor = nullptr;
   }
   return chunk;
@@ -80,7 +81,7 @@ void Generator::Feed(absl::Span<const int32_t> tokens) {
     const std::vector<int32_t> starts(count, 0);
     const std::vector<int32_t> targets(count, -100);
     if (chunk.executor == nullptr) {
-      chunk.executor = std::make_unique<Executor>(chunk.tape.get(), &chunk.plan, arena_.get());
+      chunk.executor = std::make_unique<Executor>(chunk.tape.get(), &chunk.plan, Tiers{arena_.get()});
     }
     chunk.executor->Bind(chunk.inputs.ids, tokens.data());
     chunk.executor->Bind(chunk.inputs.positions, positions.data());
@@ -88,7 +89,8 @@ void Generator::Feed(absl::Span<const int32_t> tokens) {
     chunk.executor->Bind(chunk.inputs.targets, targets.data());
     RunScalars scalars;
     scalars.past_tokens = past_;
-    chunk.executor->Run(&scalars);
+    const absl::Status ran = chunk.executor->Run(&scalars);
+    CHECK(ran.ok()) << ran;  // without transfers there is nothing that could fail
     past_ += count;
     tokens.remove_prefix(count);
     if (!tokens.empty()) continue;

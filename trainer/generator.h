@@ -48,7 +48,7 @@ class Generator {
  private:
   struct Chunk {
     std::unique_ptr<Tape> tape;
-    MemoryPlan plan;
+    TierPlans plan;
     DecoderInputs inputs;
     ValueId hidden = kNoValue;
     std::unique_ptr<Executor> executor;

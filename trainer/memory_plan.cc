@@ -26,7 +26,7 @@ std::vector<int32_t> LastUses(const Tape& tape, const std::vector<ValueId>& pinn
 }
 
 // One buffer a value, unless an in-place step hands an input's buffer on to its output.
-void AssignBuffers(const Tape& tape, const std::vector<int32_t>& last, MemoryPlan* plan) {
+void AssignBuffers(const Tape& tape, const std::vector<int32_t>& last, Placement tier, MemoryPlan* plan) {
   plan->buffer_of_value.assign(tape.values().size(), -1);
   plan->scratch_of_step.assign(tape.steps().size(), -1);
   const int32_t steps = static_cast<int32_t>(tape.steps().size());
@@ -46,12 +46,12 @@ void AssignBuffers(const Tape& tape, const std::vector<int32_t>& last, MemoryPla
       plan->buffers[buffer].last_step = std::min(last[out], steps - 1);
     }
     for (ValueId out : step.outputs) {
-      if (plan->buffer_of_value[out] >= 0) continue;
+      if (plan->buffer_of_value[out] >= 0 || tape.value(out).placement != tier) continue;
       plan->buffer_of_value[out] = static_cast<int32_t>(plan->buffers.size());
       plan->buffers.push_back(
           {s, std::min(last[out], steps - 1), Aligned(tape.value(out).bytes()), 0, tape.value(out).name, false});
     }
-    if (step.scratch_bytes > 0) {
+    if (step.scratch_bytes > 0 && tier == Placement::kActivation) {
       plan->scratch_of_step[s] = static_cast<int32_t>(plan->buffers.size());
       plan->buffers.push_back({s, s, Aligned(step.scratch_bytes), 0, std::string(step.op) + " scratch", true});
     }
@@ -114,12 +114,16 @@ std::vector<PlannedBuffer> MemoryPlan::AliveAtPeak() const {
   return alive;
 }
 
-MemoryPlan PlanMemory(const Tape& tape, const std::vector<ValueId>& pinned) {
+MemoryPlan PlanMemory(const Tape& tape, const std::vector<ValueId>& pinned, Placement tier) {
   MemoryPlan plan;
-  AssignBuffers(tape, LastUses(tape, pinned), &plan);
+  AssignBuffers(tape, LastUses(tape, pinned), tier, &plan);
   FindPeak(tape, &plan);
   PlaceBuffers(&plan);
   return plan;
+}
+
+TierPlans PlanTiers(const Tape& tape, const std::vector<ValueId>& pinned) {
+  return {PlanMemory(tape, pinned), PlanMemory(tape, {}, Placement::kHost), PlanMemory(tape, {}, Placement::kDisk)};
 }
 
 }  // namespace thimble

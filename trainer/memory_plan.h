@@ -1,4 +1,4 @@
-// Lifetimes to offsets in one arena, before anything is allocated.
+// Lifetimes to offsets in one arena a tier, before anything is allocated.
 #pragma once
 
 #include <cstdint>
@@ -35,6 +35,15 @@ struct MemoryPlan {
 };
 
 // `pinned` values (read from outside after the run) live to the end. A value that is never read lives at its step only.
-MemoryPlan PlanMemory(const Tape& tape, const std::vector<ValueId>& pinned);
+// Of the values placed in `tier`; scratch is the arena's (kActivation).
+MemoryPlan PlanMemory(const Tape& tape, const std::vector<ValueId>& pinned, Placement tier = Placement::kActivation);
+
+// One plan a tier.
+struct TierPlans {
+  MemoryPlan device;
+  MemoryPlan host;
+  MemoryPlan disk;
+};
+TierPlans PlanTiers(const Tape& tape, const std::vector<ValueId>& pinned);
 
 }  // namespace thimble

@@ -44,6 +44,25 @@ ValueId Tape::Activation(std::string name, int64_t rows, int64_t cols) {
   return static_cast<ValueId>(values_.size()) - 1;
 }
 
+ValueId Tape::Slot(ValueId of, Placement tier) {
+  CHECK(tier == Placement::kHost || tier == Placement::kDisk);
+  Value slot;
+  slot.name = absl::StrCat(values_[of].name, tier == Placement::kHost ? "@host" : "@disk");
+  slot.rows = values_[of].rows;
+  slot.cols = values_[of].cols;
+  slot.placement = tier;
+  slot.layer = values_[of].layer;
+  values_.push_back(std::move(slot));
+  return static_cast<ValueId>(values_.size()) - 1;
+}
+
+void Tape::ReplaceSteps(std::vector<Step> steps) {
+  steps_ = std::move(steps);
+  for (size_t s = 0; s < steps_.size(); ++s) {
+    for (ValueId id : steps_[s].outputs) values_[id].producer = static_cast<int32_t>(s);
+  }
+}
+
 void Tape::Append(Step step) {
   bool needs_gradient = false;
   for (ValueId id : step.inputs) {
@@ -51,7 +70,7 @@ void Tape::Append(Step step) {
   }
   if (!step.backward) needs_gradient = false;
   for (ValueId id : step.outputs) {
-    CHECK(values_[id].placement == Placement::kActivation) << values_[id].name;
+    CHECK(values_[id].placement != Placement::kInput && values_[id].placement != Placement::kStore) << values_[id].name;
     CHECK_EQ(values_[id].producer, -1) << "written twice: " << values_[id].name;
     values_[id].producer = static_cast<int32_t>(steps_.size());
     values_[id].needs_gradient = needs_gradient;

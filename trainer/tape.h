@@ -27,6 +27,16 @@ enum class Placement : uint8_t {
   kActivation,  // in the arena, from the step that writes it to the last step that reads it
   kInput,       // the batch, bound before a run
   kStore,       // a persistent tensor
+  kHost,        // a slot of the host tier, from its put to the last wait for its get
+  kDisk,        // a slot of the spill file, likewise
+};
+
+// Steps that move bytes between tiers; the executor runs them itself.
+enum class TransferKind : uint8_t {
+  kNone,
+  kPut,   // input value -> output slot, begun
+  kGet,   // input slot -> output value, begun
+  kWait,  // until the first input's transfer is over; further inputs only live as long
 };
 
 struct Value {
@@ -56,6 +66,7 @@ struct Step {
   // Appends the gradient steps; empty when no gradient passes.
   std::function<void(Backward&, const Step&)> backward;
   int32_t layer = -1;
+  TransferKind transfer = TransferKind::kNone;
 };
 
 class Tape {
@@ -66,11 +77,17 @@ class Tape {
   // The value of a store entry; the same id for the same entry.
   ValueId Persistent(StoreId id);
   ValueId Activation(std::string name, int64_t rows, int64_t cols);
+  // A slot of another tier for a value of this one's size.
+  ValueId Slot(ValueId of, Placement tier);
   // Appends a step; its outputs need a gradient when an input does and the step has a backward.
   void Append(Step step);
 
   // Values and steps recorded from now on belong to this layer (-1: none).
   void SetLayer(int32_t layer) { layer_ = layer; }
+  int32_t layer() const { return layer_; }
+  // The same steps in another order, with transfers placed among them.
+  void ReplaceSteps(std::vector<Step> steps);
+
   // Marks a value as one of those that stay between layers.
   void MarkBoundary(ValueId id) { values_[id].boundary = true; }
 

@@ -37,6 +37,7 @@ absl::StatusOr<double> TrainLoop::Evaluate() {
   for (int64_t i = 0; i < batches; ++i) {
     RETURN_IF_ERROR(eval_->Next(&batch));
     loss += engine_->Evaluate(batch, nullptr);
+    RETURN_IF_ERROR(engine_->status());
     targets += batch.num_targets;
   }
   eval_targets_ = targets;
@@ -83,6 +84,7 @@ absl::Status TrainLoop::Step() {
   const float inverse = targets > 0 ? static_cast<float>(1.0 / static_cast<double>(targets)) : 0.0f;
   for (const Batch& batch : batches) {
     loss += engine_->TrainMicroStep(batch, inverse, static_cast<uint64_t>(state_.micro_step));
+    RETURN_IF_ERROR(engine_->status());
     tokens += static_cast<int64_t>(batch.tokens.size());
     ++state_.micro_step;
   }

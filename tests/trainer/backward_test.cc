@@ -224,7 +224,7 @@ TEST(BackwardTest, FrozenPartsGetNoGradientSteps) {
   // Of two layers with the adapter in the second the first has no backward at all.
   AdapterOptions second = TinyAdapter();
   second.layers = {1};
-  for (SavePolicy policy : {SavePolicy::kKeep, SavePolicy::kRecompute}) {
+  for (const SavePolicy policy : {SavePolicy::kKeep, SavePolicy::kRecompute}) {
     const Recorded two(TinyConfig(), second, policy);
     for (size_t s = two.forward_steps; s < two.tape.steps().size(); ++s) EXPECT_NE(two.tape.steps()[s].layer, 0);
   }

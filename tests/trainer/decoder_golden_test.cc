@@ -84,7 +84,7 @@ std::vector<float> AllGradients(const std::string& name, SavePolicy policy, int 
   Engine engine = model.MakeEngine(policy);
   engine.ZeroGradients();
   engine.TrainMicroStep(model.batch(), model.inverse(), 0);
-  EXPECT_EQ(engine.arena_high_water_bytes(), engine.largest().plan.peak_bytes);
+  EXPECT_EQ(engine.arena_high_water_bytes(), engine.largest().plan.device.peak_bytes);
   std::vector<float> all;
   for (StoreId id : model.store().Trainable()) {
     const Vector gradient = model.store().vector(model.store().entry(id).gradient);

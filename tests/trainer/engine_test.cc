@@ -129,11 +129,11 @@ TEST_F(EngineTest, ArenaHighWaterMarkIsThePlannedPeak) {
       Engine engine = model.MakeEngine(tokens, policy);
       EXPECT_EQ(engine.arena_high_water_bytes(), 0);
       GradientsOf(&engine, {RandomSample(tokens, 1, kVocab)});
-      EXPECT_EQ(engine.arena_high_water_bytes(), engine.largest().plan.peak_bytes) << tokens;
+      EXPECT_EQ(engine.arena_high_water_bytes(), engine.largest().plan.device.peak_bytes) << tokens;
       engine.Update(1e-3, 1);
       engine.Evaluate(RandomSample(tokens, 2, kVocab), nullptr);
       EXPECT_LE(engine.arena_high_water_bytes(), engine.arena_bytes()) << tokens;
-      EXPECT_LE(engine.arena_bytes(), engine.largest().plan.peak_bytes * 2);
+      EXPECT_LE(engine.arena_bytes(), engine.largest().plan.device.peak_bytes * 2);
     }
   }
 }

@@ -1,0 +1,76 @@
+// Memory tiers besides the arena: host memory and a spill file. Bytes go there and come back on a worker thread, while
+// the kernels run.
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+namespace thimble {
+
+// One tier: slots are offsets below bytes(), as a plan gave them. Transfers run in the order of their calls; the
+// memory they read or write is the tier's from the call to the end of Wait. After a failed transfer the following ones
+// do nothing, and every Wait says why.
+class Tier {
+ public:
+  using Ticket = int64_t;
+
+  Tier(std::string name, int64_t bytes) : name_(std::move(name)), bytes_(bytes) {}
+  virtual ~Tier() = default;
+  Tier(const Tier&) = delete;
+  Tier& operator=(const Tier&) = delete;
+
+  Ticket Put(const void* from, int64_t slot, int64_t bytes);
+  Ticket Get(int64_t slot, void* to, int64_t bytes);
+  absl::Status Wait(Ticket ticket);
+
+  int64_t bytes() const { return bytes_; }
+  // The end of the highest slot used so far.
+  int64_t high_water_bytes() const { return high_water_; }
+  // Bytes moved either way, and the seconds that Wait stood still.
+  int64_t moved_bytes() const { return moved_; }
+  double stalled_seconds() const { return stalled_; }
+
+ protected:
+  virtual absl::Status Write(const void* from, int64_t slot, int64_t bytes) = 0;
+  virtual absl::Status Read(int64_t slot, void* to, int64_t bytes) = 0;
+  // To be called first in the destructors of derived classes: ends the worker.
+  void Stop();
+
+ private:
+  Ticket Submit(int64_t end, int64_t bytes, std::function<absl::Status()> job);
+  void Work();
+
+  std::string name_;
+  int64_t bytes_;
+  int64_t high_water_ = 0;
+  int64_t moved_ = 0;
+  double stalled_ = 0;
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<std::function<absl::Status()>> jobs_;
+  Ticket submitted_ = 0;
+  Ticket done_ = 0;
+  bool stop_ = false;
+  absl::Status status_;
+  std::thread worker_;
+};
+
+// Host memory outside of the arena. Pages are taken when first written and stay.
+std::unique_ptr<Tier> MakeHostTier(int64_t bytes);
+
+// A file of `bytes` in `folder` (TMPDIR or /tmp where empty) that has no name, so that nothing stays behind however the
+// process ends. Its space is taken at once: ResourceExhausted when the disk has less, NotFound or PermissionDenied when
+// the folder is no place to write.
+absl::StatusOr<std::unique_ptr<Tier>> MakeDiskTier(const std::string& folder, int64_t bytes);
+
+}  // namespace thimble
