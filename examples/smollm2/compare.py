@@ -5,15 +5,18 @@ by side.
     compare.py --thimble=PROGRAM --model=FOLDER --data=ROWS.jsonl --out=FOLDER
                [--modes=thimble-keep-f32,fp32,...] [--steps=20] [--accumulation=4] [--max_tokens=200] [--rounds=1]
 
-The modes of Thimble name the activations (keep or recompute) and the arithmetic of the products (f32 or bf16), those of
-the peer the dtype of model and products (fp32 or bf16) and whether it checkpoints gradients; without --modes all eight
-run. Both see the same rows (of --min_tokens to --max_tokens tokens) in the same order, one a micro-batch, the same LoRA
+The modes of Thimble name the activations (keep or recompute) and the arithmetic of the products (f32 or bf16), those
+of the peer whether it checkpoints gradients and its arithmetic: fp32; bf16, where the 4-bit layers multiply in bf16
+and all else is f32, as with peft's prepare_model_for_kbit_training; or bf16-model, where hidden states and logits are
+bf16, too (it rounds more than Thimble does, so its losses are not compared). Without --modes all ten run.
+
+Both see the same rows (of --min_tokens to --max_tokens tokens) in the same order, one a micro-batch, the same LoRA
 start (drawn by Thimble, exported to PEFT), the same AdamW (constant rate, clipping at 1), and a loss summed over the
 targets of the accumulated batch and divided by their number. Every run is a process of its own, so that its peak
 resident memory (VmHWM) is its own. Speed is tokens a wall-clock second and tokens a CPU second (of all threads; other
 programs on the machine disturb it less), both without two steps of warm-up. --rounds repeats all modes in turn; the
 summary compares Thimble's best mode with the peer's best round by round. Prints JSON, which also lies in
-OUT/comparison.json.
+OUT/comparison.json; what the peer says lies in OUT/MODE.log.
 """
 
 import argparse
@@ -26,9 +29,10 @@ import sys
 import time
 
 OURS = ('thimble-keep-f32', 'thimble-recompute-f32', 'thimble-keep-bf16', 'thimble-recompute-bf16')
-PEERS = ('fp32', 'fp32-checkpointing', 'bf16', 'bf16-checkpointing')
+PEERS = ('fp32', 'fp32-checkpointing', 'bf16', 'bf16-checkpointing', 'bf16-model', 'bf16-model-checkpointing')
 MODES = OURS + PEERS
 RATES = ('tokens_per_second', 'tokens_per_cpu_second')
+MEASURED = (*RATES, 'peak_bytes')
 WARM_UP = 2  # steps that speed leaves out
 RECIPE = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'qlora.yaml')
 
@@ -56,17 +60,19 @@ def status_bytes(key):
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith(key + ':'))
 
 
-def load_peer(args, dtype, checkpointing):
+def load_peer(args):
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    compute_dtype = torch.bfloat16 if args.peer.startswith('bf16') else torch.float32
+    dtype = torch.bfloat16 if args.peer.startswith('bf16-model') else torch.float32
     config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type='nf4', bnb_4bit_use_double_quant=True,
-                                bnb_4bit_compute_dtype=dtype)
+                                bnb_4bit_compute_dtype=compute_dtype)
     model = AutoModelForCausalLM.from_pretrained(args.model, dtype=dtype, quantization_config=config, device_map='cpu')
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     model.config.use_cache = False
-    if checkpointing:
+    if args.peer.endswith('-checkpointing'):
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={'use_reentrant': False})
         model.enable_input_require_grads()
     model = PeftModel.from_pretrained(model, args.adapter, is_trainable=True)
@@ -82,9 +88,8 @@ def run_peer(args):
     import torch
     from transformers import AutoTokenizer
     torch.set_num_threads(args.threads)
-    dtype = torch.bfloat16 if args.peer.startswith('bf16') else torch.float32
     rows = encode_rows(AutoTokenizer.from_pretrained(args.model), args.data)
-    model, trained = load_peer(args, dtype, args.peer.endswith('-checkpointing'))
+    model, trained = load_peer(args)
     optimizer = torch.optim.AdamW(trained, lr=args.learning_rate, betas=(0.9, 0.999), eps=1e-8, weight_decay=0)
     losses, steps = [], []
     for step in range(args.steps):
@@ -101,6 +106,7 @@ def run_peer(args):
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         losses.append(total)
+        print(f'{args.peer}: step {step + 1}, loss {total:.4f}', file=sys.stderr, flush=True)
         steps.append((sum(len(ids) for ids, _ in batch), time.perf_counter() - begin, time.process_time() - cpu_begin))
     print(json.dumps(result_of(losses, steps, status_bytes('VmHWM'))))
 
@@ -163,9 +169,12 @@ def run_mode(args, mode):
               'steps': args.steps, 'accumulation': args.accumulation, 'learning_rate': args.learning_rate,
               'threads': args.threads}
     command = [sys.executable, os.path.abspath(__file__)] + [f'--{key}={value}' for key, value in values.items()]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(done.stderr)
+    # Its messages go to a file, where a slow mode can be watched.
+    with open(os.path.join(args.out, f'{mode}.log'), 'w+', encoding='utf-8') as log:
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=log, text=True, check=False)
+        if done.returncode:
+            log.seek(0)
+            raise RuntimeError(log.read())
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -199,12 +208,14 @@ def summarise(results):
     peers = [mode for mode in results if mode in PEERS]
     summary = {'largest relative difference of loss': {
         f'{mine}, {peer}': deviation(results[mine]['losses'], results[peer]['losses'])
-        for mine in ours for peer in peers if mine.endswith('bf16') == peer.startswith('bf16')}}
+        for mine in ours for peer in peers
+        if 'model' not in peer and mine.endswith('bf16') == peer.startswith('bf16')}}
     if ours and peers:
         for key in RATES:
             summary[f'{key}, best over best of the peer'] = best_ratios(results, ours, peers, key)
-        least = [min(results[mode]['peak_bytes'] for mode in group) for group in (ours, peers)]
-        summary['peak_bytes, least over least of the peer'] = least[0] / least[1]
+        most = min(max(results[mode]['peak_bytes']) for mode in ours)
+        summary['peak_bytes, least over least of the peer'] = most / min(min(results[mode]['peak_bytes'])
+                                                                          for mode in peers)
     return summary
 
 
@@ -219,9 +230,8 @@ def compare(args):
     for _ in range(args.rounds):
         for mode in args.modes.split(','):
             result = run_mode(args, mode)
-            mine = results.setdefault(mode, {'losses': result['losses'], 'peak_bytes': 0, **{key: [] for key in RATES}})
-            mine['peak_bytes'] = max(mine['peak_bytes'], result['peak_bytes'])
-            for key in RATES:
+            mine = results.setdefault(mode, {'losses': result['losses'], **{key: [] for key in MEASURED}})
+            for key in MEASURED:
                 mine[key].append(result[key])
             print(f'{mode}: {result["tokens_per_second"]:.1f} tokens/s, {result["tokens_per_cpu_second"]:.1f} tokens a '
                   f'CPU second, {result["peak_bytes"] / 2**20:.0f} MiB; load average {os.getloadavg()[0]:.1f}',
