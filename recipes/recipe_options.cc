@@ -10,7 +10,6 @@ namespace thimble {
 using recipe::Adapter;
 using recipe::Data;
 using recipe::Export;
-using recipe::Memory;
 using recipe::Optimizer;
 using recipe::Quantization;
 using recipe::Recipe;
@@ -152,8 +151,7 @@ std::string ChatFormatNameOf(const Recipe& recipe) {
 
 EngineOptions EngineOptionsOf(const Recipe& recipe) {
   EngineOptions options;
-  options.activations =
-      recipe.memory().activations() == Memory::ACTIVATIONS_RECOMPUTE ? SavePolicy::kRecompute : SavePolicy::kKeep;
+  options.spill_folder = recipe.memory().spill_folder();
   options.loss.label_smoothing = static_cast<float>(recipe.loss().label_smoothing());
   options.loss.z_loss = static_cast<float>(recipe.loss().z_loss());
   options.loss.filter_threshold = static_cast<float>(recipe.loss().filter_threshold());

@@ -15,6 +15,7 @@
 #include "recipes/recipe_writer.h"
 #include "recipes/run_folder.h"
 #include "recipes/run_summary.h"
+#include "recipes/save_plan_options.h"
 #include "recipes/stop_signals.h"
 #include "trainer/checkpoint.h"
 #include "trainer/process_memory.h"
@@ -39,6 +40,7 @@ class Runner {
   absl::Status Run() {
     folder_ = recipe().output().folder();
     RETURN_IF_ERROR(ShowPlan());
+    RETURN_IF_ERROR(planned_.engine->Prepare());
     RETURN_IF_ERROR(LoadModel(planned_.model.get()));
     Say("Weights: " + FormatSummary(planned_.model->store));
     ASSIGN_OR_RETURN(const TrainState state, StartingState());
@@ -219,6 +221,14 @@ class Runner {
     summary.plan = planned_.plan;
     summary.measured_device_bytes =
         planned_.plan.planned_bytes - planned_.plan.arena_bytes + planned_.engine->arena_high_water_bytes();
+    const Engine& engine = *planned_.engine;
+    for (const Placement place : {Placement::kHost, Placement::kDisk}) {
+      const Tier* tier = engine.tier(place);
+      if (tier == nullptr) continue;
+      (place == Placement::kHost ? summary.measured_host_bytes : summary.measured_disk_bytes) =
+          tier->high_water_bytes();
+      summary.stalled_seconds += tier->stalled_seconds();
+    }
     summary.process_peak_bytes = PeakResidentBytes();
     summary.export_path = exported.path;
     summary.export_measured = exported.measured;
@@ -273,14 +283,17 @@ absl::StatusOr<PlannedRun> PlanRun(const Recipe& recipe) {
     workspace = Generator::WorkspaceBytes(run.model->decoder, &run.model->store);
   }
   run.engine_options = EngineOptionsOf(recipe);
+  ASSIGN_OR_RETURN(run.engine_options.activations, SavePlanOf(recipe.memory(), run.model->decoder.config.num_layers));
   run.engine_options.loss.compute = run.model->decoder.compute;
   run.engine_options.max_tokens = run.data.train_stream->max_batch_tokens();
   if (run.data.eval_stream != nullptr) {
     run.engine_options.max_tokens = std::max(run.engine_options.max_tokens, run.data.eval_stream->max_batch_tokens());
   }
   run.engine = std::make_unique<Engine>(&run.model->decoder, &run.model->store, run.engine_options);
-  const int64_t budget = recipe.memory().has_device_budget() ? recipe.memory().device_budget() : 0;
-  run.plan = MakeRunPlan(run.model->store, *run.engine, budget, workspace, ResidentBytes());
+  const TierBudgets budgets = {recipe.memory().device_budget(), recipe.memory().host_budget(),
+                               recipe.memory().disk_budget()};
+  run.plan = MakeRunPlan(run.model->store, *run.engine, budgets, workspace, ResidentBytes());
+  run.plan.activations = run.engine_options.activations.Text(run.model->decoder.config.num_layers);
   run.plan.process_bytes = std::max(run.plan.process_bytes, PeakResidentBytes());
   return run;
 }
