@@ -289,6 +289,7 @@ absl::StatusOr<PlannedRun> PlanRun(const Recipe& recipe) {
   if (run.data.eval_stream != nullptr) {
     run.engine_options.max_tokens = std::max(run.engine_options.max_tokens, run.data.eval_stream->max_batch_tokens());
   }
+  DeclareOptimizerState(run.engine_options.optimizer, &run.model->store);
   run.engine = std::make_unique<Engine>(&run.model->decoder, &run.model->store, run.engine_options);
   const TierBudgets budgets = {recipe.memory().device_budget(), recipe.memory().host_budget(),
                                recipe.memory().disk_budget()};

@@ -58,6 +58,7 @@ class TinyModel {
     auto declared = DeclareDecoder(config, adapter, adapter.rank == 0, Compute::kF32, PlainF32, &store_);
     EXPECT_TRUE(declared.ok()) << declared.status();
     decoder_ = std::move(*declared);
+    DeclareOptimizerState({}, &store_);
     store_.Allocate();
     for (StoreId id = 0; id < static_cast<StoreId>(store_.size()); ++id) {
       const StoreEntry& entry = store_.entry(id);
