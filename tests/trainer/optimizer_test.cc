@@ -81,6 +81,7 @@ class OptimizerTest : public testing::TestWithParam<Case> {
 };
 
 TEST_P(OptimizerTest, LearnsASampleByHeart) {
+  SetNumThreads(1);
   for (const bool full : {true, false}) {
     TinyModel model(WideConfig(), full ? AdapterOptions() : TinyAdapter(), GetParam().options);
     const double before = Train(&model, 1, 1, GetParam().learning_rate);
@@ -100,6 +101,7 @@ TEST_P(OptimizerTest, SameBitsForAnyThreadCount) {
 }
 
 TEST_P(OptimizerTest, ResumeFromACheckpointRepeatsTheBits) {
+  SetNumThreads(1);
   TempFolder folder;
   const std::string path = folder / "step.h5";
   const RunIdentity identity = {"a: 1\n", "b", "d", "f32"};
