@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "ops/check.h"
+#include "ops/dynamic_map.h"
 #include "ops/parallel.h"
 
 #if defined(__x86_64__)
@@ -175,49 +176,6 @@ float CascadeSum(ConstVector x) {
   return sum;
 }
 
-// torch.linspace(0.1, 1, count) in f32, element i.
-float Linspace(int count, int i) {
-  const float step = (1.0f - 0.1f) / static_cast<float>(count - 1);
-  if (i < count / 2) return std::fma(step, static_cast<float>(i), 0.1f);
-  return std::fma(-step, static_cast<float>(count - 1 - i), 1.0f);
-}
-
-std::vector<float> MakeDynamicMap() {
-  constexpr double kPowers[7] = {1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1};
-  std::vector<float> map = {0.0f, 1.0f};
-  for (int exponent = 0; exponent < 7; ++exponent) {
-    const int boundaries = (1 << exponent) + 1;
-    for (int i = 0; i + 1 < boundaries; ++i) {
-      const float mean = (Linspace(boundaries, i) + Linspace(boundaries, i + 1)) / 2;
-      const float value = static_cast<float>(kPowers[exponent]) * mean;
-      map.push_back(value);
-      map.push_back(-value);
-    }
-  }
-  std::sort(map.begin(), map.end());
-  return map;
-}
-
-// bitsandbytes rounds a value in [-1, 1] to one of 65,536 steps and looks its code up: the table by step.
-std::vector<uint8_t> MakeDynamicCodes() {
-  const float* map = DynamicMap();
-  std::vector<uint8_t> codes(65536);
-  int code = 0;
-  for (int step = 0; step < 65536; ++step) {
-    const float value = -1.0f + 2.0f * static_cast<float>(step) / 65535.0f;
-    while (code < 255 && (map[code] + map[code + 1]) * 0.5f < value) ++code;
-    codes[step] = static_cast<uint8_t>(code);
-  }
-  return codes;
-}
-
-uint8_t EncodeDynamic(const std::vector<uint8_t>& table, float value) {
-  // Also for NaN, from 0 * (1 / denormal).
-  if (!(value > -1.0f)) value = -1.0f;
-  value = std::min(value, 1.0f);
-  return table[static_cast<int>((value + 1.0f) * 0.5f * 65535.0f + 0.5f)];
-}
-
 }  // namespace
 
 bool IsBlockSize4Bit(int64_t block_size) {
@@ -276,7 +234,7 @@ float MeanAbsmax(ConstVector absmax) {
 
 void QuantizeAbsmax(ConstVector absmax, float offset, uint8_t* codes, Vector nested_absmax) {
   CHECK_EQ(nested_absmax.size, (absmax.size + kNestedBlockSize - 1) / kNestedBlockSize);
-  static const std::vector<uint8_t> table = MakeDynamicCodes();
+  const DynamicEncoder& encoder = SignedDynamicEncoder();
   ParallelRanges(nested_absmax.size, 16, [&](int64_t begin, int64_t end) {
     for (int64_t block = begin; block < end; ++block) {
       const int64_t first = block * kNestedBlockSize;
@@ -289,14 +247,9 @@ void QuantizeAbsmax(ConstVector absmax, float offset, uint8_t* codes, Vector nes
         continue;
       }
       const float scale = 1.0f / largest;
-      for (int64_t i = first; i < last; ++i) codes[i] = EncodeDynamic(table, (absmax[i] - offset) * scale);
+      for (int64_t i = first; i < last; ++i) codes[i] = encoder.Code(SnapToGrid((absmax[i] - offset) * scale));
     }
   });
-}
-
-const float* DynamicMap() {
-  static const std::vector<float> map = MakeDynamicMap();
-  return map.data();
 }
 
 WeightView QuantizedWeight::View() const {
@@ -379,7 +332,7 @@ QuantizedWeight WeightQuantizer::Finish() {
     result_.nested_offset = MeanAbsmax(absmax);
     result_.absmax_codes.resize(absmax.size);
     result_.nested_absmax.resize((absmax.size + kNestedBlockSize - 1) / kNestedBlockSize);
-    result_.absmax_map.assign(DynamicMap(), DynamicMap() + 256);
+    result_.absmax_map.assign(SignedDynamicMap(), SignedDynamicMap() + 256);
     QuantizeAbsmax(absmax, result_.nested_offset, result_.absmax_codes.data(),
                    {result_.nested_absmax.data(), static_cast<int64_t>(result_.nested_absmax.size())});
     result_.absmax = {};

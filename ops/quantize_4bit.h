@@ -31,12 +31,9 @@ int64_t Quantize4BitPortable(Format format, ConstVector values, int32_t block_si
 // Where the f32 sum overflows, the mean in double.
 float MeanAbsmax(ConstVector absmax);
 
-// Doubly quantised statistics: codes[b] of fp32(absmax[b] - offset) in blocks of 256 over DynamicMap();
+// Doubly quantised statistics: codes[b] of fp32(absmax[b] - offset) in blocks of 256 over SignedDynamicMap();
 // nested_absmax [ceil(n / 256)].
 void QuantizeAbsmax(ConstVector absmax, float offset, uint8_t* codes, Vector nested_absmax);
-
-// The signed 8-bit dynamic map of bitsandbytes: 256 increasing values, -0.99296874 .. 1.
-const float* DynamicMap();
 
 // A quantised weight and its storage. As in WeightView, absmax is empty when the statistics are doubly quantised.
 struct QuantizedWeight {

@@ -10,7 +10,6 @@ namespace thimble {
 using recipe::Adapter;
 using recipe::Data;
 using recipe::Export;
-using recipe::Memory;
 using recipe::Optimizer;
 using recipe::Quantization;
 using recipe::Recipe;
@@ -150,20 +149,56 @@ std::string ChatFormatNameOf(const Recipe& recipe) {
   return "auto";
 }
 
+namespace {
+
+OptimizerKind OptimizerKindOf(Optimizer::Name name) {
+  switch (name) {
+    case Optimizer::NAME_ADAMW:
+      return OptimizerKind::kAdamW;
+    case Optimizer::NAME_ADAMW8BIT:
+      return OptimizerKind::kAdamW8Bit;
+    case Optimizer::NAME_LION:
+      return OptimizerKind::kLion;
+    case Optimizer::NAME_ADAFACTOR:
+      return OptimizerKind::kAdafactor;
+    case Optimizer::NAME_APOLLO:
+      return OptimizerKind::kApollo;
+  }
+  return OptimizerKind::kAdamW;
+}
+
+// What is not given has the usual value of its optimiser.
+OptimizerOptions OptimizerOptionsOf(const Recipe& recipe) {
+  const Optimizer& from = recipe.optimizer();
+  OptimizerOptions options;
+  options.kind = OptimizerKindOf(from.name());
+  if (options.kind == OptimizerKind::kLion) options.beta2 = 0.99;
+  if (options.kind == OptimizerKind::kApollo) options.eps = 1e-6;
+  if (from.has_beta1()) options.beta1 = from.beta1();
+  if (from.has_beta2()) options.beta2 = from.beta2();
+  if (from.has_eps()) options.eps = from.eps();
+  options.weight_decay = from.weight_decay();
+  options.decay_all = from.decay_on() == Optimizer::DECAY_ON_ALL;
+  options.max_grad_norm = from.max_grad_norm();
+  if (from.moment_rounding() == Optimizer::MOMENT_ROUNDING_BITSANDBYTES) {
+    options.moment_rounding = MomentRounding::kGrid;
+  }
+  if (from.has_projection_rank()) options.projection_rank = from.projection_rank();
+  if (from.has_projection_scale()) options.projection_scale = from.projection_scale();
+  if (from.has_projection_steps()) options.projection_steps = from.projection_steps();
+  options.seed = static_cast<uint64_t>(recipe.training().seed());
+  return options;
+}
+
+}  // namespace
+
 EngineOptions EngineOptionsOf(const Recipe& recipe) {
   EngineOptions options;
-  options.activations =
-      recipe.memory().activations() == Memory::ACTIVATIONS_RECOMPUTE ? SavePolicy::kRecompute : SavePolicy::kKeep;
+  options.spill_folder = recipe.memory().spill_folder();
   options.loss.label_smoothing = static_cast<float>(recipe.loss().label_smoothing());
   options.loss.z_loss = static_cast<float>(recipe.loss().z_loss());
   options.loss.filter_threshold = static_cast<float>(recipe.loss().filter_threshold());
-  const Optimizer& from = recipe.optimizer();
-  options.optimizer.beta1 = from.beta1();
-  options.optimizer.beta2 = from.beta2();
-  options.optimizer.eps = from.eps();
-  options.optimizer.weight_decay = from.weight_decay();
-  options.optimizer.decay_all = from.decay_on() == Optimizer::DECAY_ON_ALL;
-  options.optimizer.max_grad_norm = from.max_grad_norm();
+  options.optimizer = OptimizerOptionsOf(recipe);
   return options;
 }
 

@@ -28,6 +28,7 @@ LossOn LossOnOf(const recipe::Recipe& recipe);
 std::string ChatFormatNameOf(const recipe::Recipe& recipe);
 uint64_t DataSeedOf(const recipe::Recipe& recipe);
 
+// But for `activations`, which depends on the model: see save_plan_options.h.
 EngineOptions EngineOptionsOf(const recipe::Recipe& recipe);
 // The length of the run comes from training.steps, or from training.epochs and the data.
 TrainLoopOptions TrainLoopOptionsOf(const recipe::Recipe& recipe, int64_t steps_per_epoch);

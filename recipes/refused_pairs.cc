@@ -10,6 +10,7 @@ namespace {
 using recipe::Adapter;
 using recipe::DecoderShape;
 using recipe::Export;
+using recipe::Optimizer;
 using recipe::Quantization;
 
 struct RefusedPair {
@@ -21,6 +22,8 @@ struct RefusedPair {
 
 bool HasAdapter(const Recipe& r) { return r.adapter().type() != Adapter::TYPE_NONE; }
 bool IsQuantized(const Recipe& r) { return r.quantization().format() != Quantization::FORMAT_NONE; }
+bool IsAdafactor(const Recipe& r) { return r.optimizer().name() == Optimizer::NAME_ADAFACTOR; }
+bool IsApollo(const Recipe& r) { return r.optimizer().name() == Optimizer::NAME_APOLLO; }
 bool HasValidation(const Recipe& r) { return r.data().validation_size() > 0 || r.data().validation_share() > 0; }
 
 constexpr RefusedPair kRefusedPairs[] = {
@@ -68,6 +71,28 @@ constexpr RefusedPair kRefusedPairs[] = {
     {"quantization.format", "adapter.type",
      "4-bit weights are frozen: set adapter.type to lora or dora, or format to none",
      [](const Recipe& r) { return IsQuantized(r) && !HasAdapter(r); }},
+    {"optimizer.moment_rounding", "optimizer.name", "only 8-bit moments are rounded: set name to adamw8bit",
+     [](const Recipe& r) {
+       return r.optimizer().moment_rounding() != Optimizer::MOMENT_ROUNDING_NEAREST &&
+              r.optimizer().name() != Optimizer::NAME_ADAMW8BIT;
+     }},
+    {"optimizer.beta1", "optimizer.name", "adafactor keeps no mean of gradients: leave it out",
+     [](const Recipe& r) { return IsAdafactor(r) && r.optimizer().has_beta1(); }},
+    {"optimizer.beta2", "optimizer.name", "adafactor's decay follows from the step, 1 - step^-0.8: leave it out",
+     [](const Recipe& r) { return IsAdafactor(r) && r.optimizer().has_beta2(); }},
+    {"optimizer.eps", "optimizer.name", "adafactor and lion divide by nothing that needs it: leave it out",
+     [](const Recipe& r) {
+       return (IsAdafactor(r) || r.optimizer().name() == Optimizer::NAME_LION) && r.optimizer().has_eps();
+     }},
+    {"optimizer.projection_rank", "optimizer.name", "only apollo projects gradients: set name to apollo",
+     [](const Recipe& r) { return !IsApollo(r) && r.optimizer().has_projection_rank(); }},
+    {"optimizer.projection_scale", "optimizer.name", "only apollo projects gradients: set name to apollo",
+     [](const Recipe& r) { return !IsApollo(r) && r.optimizer().has_projection_scale(); }},
+    {"optimizer.projection_steps", "optimizer.name", "only apollo projects gradients: set name to apollo",
+     [](const Recipe& r) { return !IsApollo(r) && r.optimizer().has_projection_steps(); }},
+    {"optimizer.name", "adapter.type",
+     "apollo is for whole weight matrices, an adapter's are small already: set name to adamw or adamw8bit",
+     [](const Recipe& r) { return IsApollo(r) && HasAdapter(r); }},
     {"data.validation", "data.validation_share", "give held-out files or a share of the training rows",
      [](const Recipe& r) { return r.data().validation_size() > 0 && r.data().validation_share() > 0; }},
     {"schedule.warmup_steps", "schedule.warmup_ratio", "give one of them",

@@ -18,6 +18,9 @@ struct RunSummary {
   bool stopped_early = false;
   RunPlan plan;
   int64_t measured_device_bytes = 0;
+  int64_t measured_host_bytes = 0;
+  int64_t measured_disk_bytes = 0;
+  double stalled_seconds = 0;  // in which the kernels waited for transfers
   int64_t process_peak_bytes = 0;
   std::string export_path;  // empty: nothing exported
   bool export_measured = false;

@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "data/hdf5_file.h"
 #include "ops/check.h"
@@ -39,13 +40,24 @@ void VisitState(State& state, const IntField& integer, const FloatField& real) {
 }
 
 std::string TensorKey(const StoreEntry& entry) { return absl::StrCat("tensors/", entry.name); }
-std::string MomentKey(const StoreEntry& entry, const char* moment) {
-  return absl::StrCat("moments/", entry.name, "/", moment);
+// The state "<parameter>#exp_avg" lies at moments/<parameter>/exp_avg.
+std::string StateKey(const StoreEntry& state) {
+  return absl::StrCat("moments/", absl::StrReplaceAll(state.name, {{"#", "/"}}));
 }
 
 absl::Status ReadTensor(const Hdf5Reader& file, const std::string& key, const Store& store, StoreId id) {
   const Matrix m = store.matrix(id);
+  if (const int64_t codes = store.entry(id).codes; codes > 0) return file.Read(key, Hdf5Type::kU8, {codes}, m.data);
   return file.Read(key, Hdf5Type::kF32, {m.rows, m.cols}, m.data);
+}
+
+void AddTensor(const std::string& key, const Store& store, StoreId id, Hdf5Writer* writer) {
+  const Matrix m = store.matrix(id);
+  if (const int64_t codes = store.entry(id).codes; codes > 0) {
+    writer->AddArray(key, Hdf5Type::kU8, {codes}, m.data);
+  } else {
+    writer->AddArray(key, Hdf5Type::kF32, {m.rows, m.cols}, m.data);
+  }
 }
 
 // Dotted keys and values of a resolved recipe, as its writer lays it out: two spaces a level, one value a line.
@@ -125,13 +137,8 @@ absl::Status SaveCheckpoint(const std::string& path, const Store& store, const T
   Hdf5Writer writer;
   for (StoreId id : store.Trainable()) {
     const StoreEntry& entry = store.entry(id);
-    const auto add = [&](const std::string& key, StoreId tensor) {
-      const Matrix m = store.matrix(tensor);
-      writer.AddArray(key, Hdf5Type::kF32, {m.rows, m.cols}, m.data);
-    };
-    add(TensorKey(entry), id);
-    add(MomentKey(entry, "exp_avg"), entry.first_moment);
-    add(MomentKey(entry, "exp_avg_sq"), entry.second_moment);
+    AddTensor(TensorKey(entry), store, id, &writer);
+    for (StoreId state : entry.state) AddTensor(StateKey(store.entry(state)), store, state, &writer);
   }
   VisitState(
       state, [&](const char* key, int64_t value) { writer.AddInt(key, value); },
@@ -175,8 +182,9 @@ absl::StatusOr<TrainState> LoadCheckpoint(const std::string& path, const RunIden
   for (StoreId id : store->Trainable()) {
     const StoreEntry& entry = store->entry(id);
     RETURN_IF_ERROR(ReadTensor(file, TensorKey(entry), *store, id));
-    RETURN_IF_ERROR(ReadTensor(file, MomentKey(entry, "exp_avg"), *store, entry.first_moment));
-    RETURN_IF_ERROR(ReadTensor(file, MomentKey(entry, "exp_avg_sq"), *store, entry.second_moment));
+    for (StoreId state : entry.state) {
+      RETURN_IF_ERROR(ReadTensor(file, StateKey(store->entry(state)), *store, state));
+    }
   }
   return state;
 }

@@ -1,6 +1,7 @@
 // Training checkpoints in HDF5: trainable tensors, their moments, and where the run stands.
-// Layout (docs of the file format: data/hdf5_file.cc): /tensors/<name> f32 [rows, cols], /moments/<name>/exp_avg and
-// exp_avg_sq, and scalars under /state and /identity.
+// Layout (docs of the file format: data/hdf5_file.cc): /tensors/<name> f32 [rows, cols], the optimiser's state
+// /moments/<name>/exp_avg and so on (trainer/optimizer_state.h; f32 [rows, cols] or u8 [codes]), and scalars under
+// /state and /identity.
 #pragma once
 
 #include <cstdint>

@@ -1,9 +1,8 @@
 #include "trainer/run_plan.h"
 
-#include <algorithm>
-
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "ops/check.h"
 
 namespace thimble {
 namespace {
@@ -16,11 +15,20 @@ std::string Shortened(const std::string& name, size_t columns) {
   return name.size() <= columns ? name : "..." + name.substr(name.size() - columns + 3);
 }
 
+absl::Status CheckTier(const char* name, const TierUse& tier) {
+  if (tier.budget_bytes == 0 || tier.planned_bytes <= tier.budget_bytes) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      absl::StrCat("the plan needs ", tier.planned_bytes, " bytes (", MiBText(tier.planned_bytes), ") of the ", name,
+                   " tier, memory.", name, "_budget allows ", tier.budget_bytes, " (", MiBText(tier.budget_bytes),
+                   "). What would lower it: memory.boundary_span; offloading fewer layers (memory.layers); a smaller "
+                   "training.micro_batch_size or data.seq_len"));
+}
+
 }  // namespace
 
 std::string MiBText(int64_t bytes) { return absl::StrFormat("%.1f MiB", static_cast<double>(bytes) / (1 << 20)); }
 
-RunPlan MakeRunPlan(const Store& store, const Engine& engine, int64_t budget_bytes, int64_t workspace_bytes,
+RunPlan MakeRunPlan(const Store& store, const Engine& engine, const TierBudgets& budgets, int64_t workspace_bytes,
                     int64_t besides_bytes) {
   RunPlan plan;
   for (Category category :
@@ -33,14 +41,15 @@ RunPlan MakeRunPlan(const Store& store, const Engine& engine, int64_t budget_byt
   plan.categories.emplace_back("activations", engine.arena_bytes() - memory.scratch_bytes_at_peak);
   plan.categories.emplace_back("workspaces", memory.scratch_bytes_at_peak + workspace_bytes);
   for (const auto& [name, bytes] : plan.categories) plan.planned_bytes += bytes;
-  plan.budget_bytes = budget_bytes;
+  plan.budget_bytes = budgets.device;
+  const TierPlans& tiers = engine.largest().plan;
+  plan.host = {budgets.host, engine.tier_bytes(Placement::kHost), tiers.host.lower_bound_bytes};
+  plan.disk = {budgets.disk, engine.tier_bytes(Placement::kDisk), tiers.disk.lower_bound_bytes};
   plan.arena_bytes = engine.arena_bytes();
   plan.lower_bound_bytes = plan.planned_bytes - engine.arena_bytes() + engine.arena_lower_bound_bytes();
-  plan.process_bytes = plan.planned_bytes + besides_bytes;
+  plan.process_bytes = plan.planned_bytes + plan.host.planned_bytes + besides_bytes;
   const Tape& tape = engine.largest().tape;
   plan.tokens = tape.value(engine.largest().inputs.ids).cols;
-  plan.live_bytes = memory.live_bytes;
-  plan.peak_step_index = memory.peak_step;
   if (!tape.steps().empty()) {
     const Step& step = tape.steps()[memory.peak_step];
     plan.peak_step = std::string(step.op);
@@ -53,33 +62,14 @@ RunPlan MakeRunPlan(const Store& store, const Engine& engine, int64_t budget_byt
   return plan;
 }
 
-Chart MemoryChart(const RunPlan& plan) {
-  // The most of each stretch: a mean would hide the peak.
-  constexpr size_t kPoints = 400;
-  const size_t stretch = std::max<size_t>(1, (plan.live_bytes.size() + kPoints - 1) / kPoints);
-  const double besides = static_cast<double>(plan.planned_bytes - plan.arena_bytes);
-  std::vector<std::pair<double, double>> arena, device;
-  for (size_t begin = 0; begin < plan.live_bytes.size(); begin += stretch) {
-    const size_t end = std::min(plan.live_bytes.size(), begin + stretch);
-    const double most =
-        static_cast<double>(*std::max_element(plan.live_bytes.begin() + begin, plan.live_bytes.begin() + end));
-    arena.emplace_back(static_cast<double>(begin), most / (1 << 20));
-    device.emplace_back(static_cast<double>(begin), (most + besides) / (1 << 20));
-  }
-  Chart chart;
-  chart.title = "Memory over a micro-step";
-  chart.unit = "MiB alive, by step of the tape";
-  chart.series = {{"weights and all that stays, too", "held", device}, {"activations and workspaces", "main", arena}};
-  chart.wide = true;
-  return chart;
-}
-
 absl::Status CheckBudget(const RunPlan& plan, const EngineOptions& options) {
+  RETURN_IF_ERROR(CheckTier("host", plan.host));
+  RETURN_IF_ERROR(CheckTier("disk", plan.disk));
   if (plan.budget_bytes == 0 || plan.planned_bytes <= plan.budget_bytes) return absl::OkStatus();
   std::string help;
-  if (options.activations == SavePolicy::kKeep) help = "memory.activations: recompute; ";
+  if (options.activations == SavePlan(SavePolicy::kKeep)) help = "memory.activations: recompute; ";
   absl::StrAppend(&help, "a smaller training.micro_batch_size or data.seq_len; quantization.format: nf4; ",
-                  "a smaller adapter.rank; thimble plan says which changes fit");
+                  "a smaller adapter.rank");
   return absl::ResourceExhaustedError(
       absl::StrCat("the plan needs ", plan.planned_bytes, " bytes (", MiBText(plan.planned_bytes),
                    "), memory.device_budget allows ", plan.budget_bytes, " (", MiBText(plan.budget_bytes),
@@ -97,7 +87,12 @@ std::string FormatRunPlan(const RunPlan& plan, size_t alive_shown) {
   line("device", plan.planned_bytes);
   line("  lower bound", plan.lower_bound_bytes);
   if (plan.budget_bytes > 0) line("  budget", plan.budget_bytes);
+  if (plan.host.planned_bytes > 0) line("host", plan.host.planned_bytes);
+  if (plan.host.budget_bytes > 0) line("  budget", plan.host.budget_bytes);
+  if (plan.disk.planned_bytes > 0) line("disk", plan.disk.planned_bytes);
+  if (plan.disk.budget_bytes > 0) line("  budget", plan.disk.budget_bytes);
   line("process", plan.process_bytes);
+  if (!plan.activations.empty()) absl::StrAppend(&text, "Saved values: ", plan.activations, "\n");
   absl::StrAppend(&text, "The arena is fullest at ", plan.peak_step, ", where these are alive:\n");
   for (size_t i = 0; i < plan.alive_at_peak.size() && i < alive_shown; ++i) {
     const auto& [name, bytes] = plan.alive_at_peak[i];
@@ -117,15 +112,14 @@ nlohmann::ordered_json RunPlanJson(const RunPlan& plan) {
     return t;
   };
   json["tiers"]["device"] = tier(plan.budget_bytes, plan.planned_bytes, plan.lower_bound_bytes);
-  json["tiers"]["host"] = tier(0, 0, 0);
-  json["tiers"]["disk"] = tier(0, 0, 0);
+  json["tiers"]["host"] = tier(plan.host.budget_bytes, plan.host.planned_bytes, plan.host.lower_bound_bytes);
+  json["tiers"]["disk"] = tier(plan.disk.budget_bytes, plan.disk.planned_bytes, plan.disk.lower_bound_bytes);
+  json["save_plan"] = plan.activations;
   json["process_planned_bytes"] = plan.process_bytes;
   for (const auto& [name, bytes] : plan.categories) json["categories"][name] = bytes;
   json["arena_bytes"] = plan.arena_bytes;
   json["micro_batch_tokens"] = plan.tokens;
   json["peak"]["step"] = plan.peak_step;
-  json["peak"]["step_index"] = plan.peak_step_index;
-  json["peak"]["steps"] = plan.live_bytes.size();
   for (const auto& [name, bytes] : plan.alive_at_peak) {
     json["peak"]["alive"].push_back({{"name", name}, {"bytes", bytes}});
   }

@@ -54,21 +54,23 @@ StoreId Store::AddBound(std::string name, int64_t rows, int64_t cols, Category c
   return id;
 }
 
+StoreId Store::AddCodes(std::string name, int64_t count, Category category) {
+  const StoreId id = Add(std::move(name), 1, (count + 3) / 4, category);
+  entries_[id].codes = count;
+  return id;
+}
+
 void Store::MakeTrainable(StoreId id, bool decay) {
   const std::string name = entries_[id].name;
   const int64_t rows = entries_[id].rows;
   const int64_t cols = entries_[id].cols;
   CHECK(entries_[id].view.format == Format::kF32) << name;
   const StoreId gradient = Add(absl::StrCat(name, "#gradient"), rows, cols, Category::kGradients);
-  const StoreId first = Add(absl::StrCat(name, "#exp_avg"), rows, cols, Category::kMoments);
-  const StoreId second = Add(absl::StrCat(name, "#exp_avg_sq"), rows, cols, Category::kMoments);
   StoreEntry& entry = entries_[id];
   entry.trainable = true;
   entry.decay = decay;
   entry.category = Category::kParameters;
   entry.gradient = gradient;
-  entry.first_moment = first;
-  entry.second_moment = second;
 }
 
 void Store::Bind(StoreId id, const WeightView& view, std::shared_ptr<void> owner) {

@@ -1,4 +1,4 @@
-// Persistent tensors: frozen weights, trainable parameters, their gradients and moments, key/value caches.
+// Persistent tensors: frozen weights, trainable parameters, their gradients and optimiser state, key/value caches.
 // Entries are declared first, so that a plan can count bytes without a model; memory is taken once, by Allocate().
 #pragma once
 
@@ -28,11 +28,11 @@ struct StoreEntry {
   Category category = Category::kWeights;
   int64_t bytes = 0;
   bool trainable = false;
-  // A trainable entry's gradient and moments, -1 until declared.
-  StoreId gradient = -1;
-  StoreId first_moment = -1;
-  StoreId second_moment = -1;
+  StoreId gradient = -1;  // of a trainable entry
+  // What the optimiser keeps for a trainable entry, in its own order (trainer/optimizer_state.h).
+  std::vector<StoreId> state;
   bool decay = false;  // weight decay applies (matrices, not norms or biases)
+  int64_t codes = 0;   // of an entry of bytes: their number
 
   WeightView view;              // valid once memory is there
   std::shared_ptr<void> owner;  // keeps bound memory alive; null when it lies in the store's own block
@@ -49,8 +49,14 @@ class Store {
   StoreId Add(std::string name, int64_t rows, int64_t cols, Category category);
   // An entry whose memory comes later through Bind(); `bytes` counts codes and block statistics.
   StoreId AddBound(std::string name, int64_t rows, int64_t cols, Category category, Format format, int64_t bytes);
-  // Marks an f32 entry trainable and declares its gradient and two moments.
+  // An entry of `count` bytes (8-bit codes), zero-filled by Allocate() and rounded up to whole floats: seen through
+  // vector() it has ceil(count / 4) elements whose bits mean nothing as floats.
+  StoreId AddCodes(std::string name, int64_t count, Category category);
+  // Marks an f32 entry trainable and declares its gradient.
   void MakeTrainable(StoreId id, bool decay);
+
+  // Adds an entry to what the optimiser keeps for a trainable one.
+  void AttachState(StoreId trainable, StoreId state) { entries_[trainable].state.push_back(state); }
 
   void Bind(StoreId id, const WeightView& view, std::shared_ptr<void> owner);
   // Takes one zero-filled block for all f32 entries declared so far that have no memory yet.

@@ -45,6 +45,7 @@ void MakeModel(const benchmark::State& state, Model* model) {
   quantization.format = Format::kNF4;
   model->decoder = *DeclareDecoder(Llama(state.range(0)), adapter, false, Compute::kF32,
                                    StorageForShape(Format::kBF16, quantization), &model->store);
+  DeclareOptimizerState(model->options.optimizer, &model->store);
   model->options.activations = state.range(1) != 0 ? SavePolicy::kRecompute : SavePolicy::kKeep;
   model->options.max_tokens = 4096;
 }

@@ -3,7 +3,6 @@
 #include "ops/quantize_4bit.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -13,30 +12,15 @@
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "ops/dynamic_map.h"
 #include "ops/parallel.h"
+#include "tests/ops/crc32.h"
 
 namespace thimble {
 namespace {
 
 constexpr int64_t kCount = 1500037;
 constexpr int kKinds = 7;
-
-template <typename T>
-uint32_t Crc32(const std::vector<T>& values) {
-  static const std::array<uint32_t, 256> table = [] {
-    std::array<uint32_t, 256> entries;
-    for (uint32_t i = 0; i < 256; ++i) {
-      uint32_t c = i;
-      for (int bit = 0; bit < 8; ++bit) c = c & 1 ? 0xedb88320 ^ (c >> 1) : c >> 1;
-      entries[i] = c;
-    }
-    return entries;
-  }();
-  uint32_t crc = 0xffffffff;
-  const uint8_t* bytes = reinterpret_cast<const uint8_t*>(values.data());
-  for (size_t i = 0; i < values.size() * sizeof(T); ++i) crc = table[(crc ^ bytes[i]) & 255] ^ (crc >> 8);
-  return ~crc;
-}
 
 uint32_t Bits(float value) {
   uint32_t bits;
@@ -179,8 +163,9 @@ TEST_P(GoldenTest, BitsOfBitsandbytes) {
 
 INSTANTIATE_TEST_SUITE_P(SlowQuantize4Bit, GoldenTest, testing::Range(0, kKinds));
 
-TEST(Quantize4BitTest, DynamicMapHasTheKnownChecksum) {
-  EXPECT_EQ(Crc32(std::vector<float>(DynamicMap(), DynamicMap() + 256)), 0x1b137aebu);
+TEST(Quantize4BitTest, DynamicMapsHaveTheKnownChecksums) {
+  EXPECT_EQ(Crc32(std::vector<float>(SignedDynamicMap(), SignedDynamicMap() + 256)), 0x1b137aebu);
+  EXPECT_EQ(Crc32(std::vector<float>(UnsignedDynamicMap(), UnsignedDynamicMap() + 256)), 0xe871278fu);
 }
 
 TEST(Quantize4BitTest, PortableAndThreadsGiveTheSameBits) {

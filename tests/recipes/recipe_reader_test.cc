@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "google/protobuf/util/message_differencer.h"
+#include "recipes/recipe_options.h"
 #include "recipes/recipe_writer.h"
 
 namespace thimble {
@@ -124,7 +125,8 @@ TEST(RecipeReaderTest, WrittenRecipeReadsBackTheSame) {
 TEST(RecipeReaderTest, ErrorsNameFileLineKeyAndNearestKey) {
   EXPECT_EQ(ErrorOf("optimizer:\n  learning_rat: 1e-4\n"),
             "/home/me/my.yaml:5: optimizer.learning_rat: unknown key; did you mean 'optimizer.learning_rate'? Allowed "
-            "here: name, learning_rate, beta1, beta2, eps, weight_decay, decay_on, max_grad_norm");
+            "here: name, learning_rate, beta1, beta2, eps, weight_decay, decay_on, max_grad_norm, "
+            "moment_rounding, projection_rank, projection_scale, projection_steps");
   EXPECT_EQ(ErrorOf("learning_rate: 1e-4\n").substr(0, 87),
             "/home/me/my.yaml:4: learning_rate: unknown key; did you mean 'optimizer.learning_rate'?");
   EXPECT_EQ(ErrorOf("loss:\n  lora_rank_of_it: 4\n"),
@@ -200,6 +202,54 @@ TEST(RecipeReaderTest, OverrideErrorsNameTheOverride) {
   EXPECT_EQ(ErrorOf("", {"adapter.rank.x=1"}), "--set adapter.rank.x=1: adapter.rank has no keys of its own");
   EXPECT_EQ(ErrorOf("", {"adapter.rank=[1"}),
             "--set adapter.rank=[1: the value is not YAML: end of sequence flow not found");
+}
+
+TEST(RecipeReaderTest, OptimizersHaveTheirOwnDefaults) {
+  const auto options = [](const std::string& optimizer) {
+    const auto recipe = Read(
+        "model: {path: base}\nadapter: {type: none}\ntrainable: {weights: all}\n"
+        "data: {train: rows.jsonl}\noptimizer: {" +
+        optimizer + "}\n");
+    EXPECT_TRUE(recipe.ok()) << recipe.status();
+    return EngineOptionsOf(*recipe).optimizer;
+  };
+  EXPECT_EQ(options("").kind, OptimizerKind::kAdamW);
+  EXPECT_EQ(options("").beta2, 0.999);
+  EXPECT_EQ(options("").eps, 1e-8);
+  EXPECT_EQ(options("name: adamw8bit").kind, OptimizerKind::kAdamW8Bit);
+  EXPECT_EQ(options("name: adamw8bit").moment_rounding, MomentRounding::kNearest);
+  EXPECT_EQ(options("name: adamw8bit, moment_rounding: bitsandbytes").moment_rounding, MomentRounding::kGrid);
+  EXPECT_EQ(options("name: lion").kind, OptimizerKind::kLion);
+  EXPECT_EQ(options("name: lion").beta2, 0.99);
+  EXPECT_EQ(options("name: lion, beta2: 0.95").beta2, 0.95);
+  EXPECT_EQ(options("name: adafactor").kind, OptimizerKind::kAdafactor);
+  EXPECT_EQ(options("name: apollo").kind, OptimizerKind::kApollo);
+  EXPECT_EQ(options("name: apollo").projection_rank, 128);
+  EXPECT_EQ(options("name: apollo").eps, 1e-6);
+  EXPECT_EQ(options("name: apollo, projection_rank: 1, projection_scale: 128").projection_scale, 128);
+}
+
+TEST(RecipeReaderTest, RefusesOptionsOfOtherOptimizers) {
+  const std::string here = "/home/me/my.yaml:4: optimizer.";
+  const std::string name = " and optimizer.name (/home/me/my.yaml:4): ";
+  EXPECT_EQ(ErrorOf("optimizer: {name: adafactor, beta1: 0.9}\n"),
+            here + "beta1" + name + "adafactor keeps no mean of gradients: leave it out");
+  EXPECT_EQ(ErrorOf("optimizer: {name: adafactor, beta2: 0.9}\n"),
+            here + "beta2" + name + "adafactor's decay follows from the step, 1 - step^-0.8: leave it out");
+  for (const std::string optimizer : {"adafactor", "lion"}) {
+    EXPECT_EQ(ErrorOf("optimizer: {name: " + optimizer + ", eps: 1e-9}\n"),
+              here + "eps" + name + "adafactor and lion divide by nothing that needs it: leave it out");
+  }
+  for (const std::string key : {"projection_rank", "projection_scale", "projection_steps"}) {
+    EXPECT_EQ(ErrorOf("optimizer: {name: lion, " + key + ": 2}\n"),
+              here + key + name + "only apollo projects gradients: set name to apollo");
+  }
+  EXPECT_EQ(ErrorOf("optimizer: {name: adamw, moment_rounding: bitsandbytes}\n"),
+            here + "moment_rounding" + name + "only 8-bit moments are rounded: set name to adamw8bit");
+  EXPECT_EQ(ErrorOf("optimizer: {name: apollo}\n"),
+            here +
+                "name and adapter.type (/home/me/my.yaml:2): apollo is for whole weight matrices, an adapter's are "
+                "small already: set name to adamw or adamw8bit");
 }
 
 TEST(RecipeReaderTest, RefusesPairs) {

@@ -43,10 +43,12 @@ std::vector<float> Saved(Store* store) {
   std::vector<float> all;
   for (StoreId id : store->Trainable()) {
     const StoreEntry& entry = store->entry(id);
-    for (StoreId tensor : {id, entry.first_moment, entry.second_moment}) {
+    const auto add = [&](StoreId tensor) {
       const Vector v = store->vector(tensor);
       all.insert(all.end(), v.data, v.data + v.size);
-    }
+    };
+    add(id);
+    for (StoreId state : entry.state) add(state);
   }
   return all;
 }
@@ -117,7 +119,7 @@ TEST_F(CheckpointTest, TensorsAloneLeaveTheMoments) {
     const Vector found = fresh.store().vector(id);
     const Vector expected = model_.store().vector(id);
     EXPECT_TRUE(std::equal(found.data, found.data + found.size, expected.data)) << fresh.store().entry(id).name;
-    EXPECT_EQ(fresh.store().vector(fresh.store().entry(id).first_moment)[0], 0);
+    EXPECT_EQ(fresh.store().vector(fresh.store().entry(id).state[0])[0], 0);
   }
 }
 

@@ -58,6 +58,7 @@ class GoldenModel {
     auto decoder = DeclareDecoder(*config, adapter, full, Compute::kF32, storage, &store_);
     EXPECT_TRUE(decoder.ok()) << decoder.status();
     decoder_ = std::move(*decoder);
+    DeclareOptimizerState({}, &store_);
     store_.Allocate();
     Load((folder / "model.safetensors").string());
     if (!full) Load((folder / "adapter" / "adapter_model.safetensors").string());

@@ -246,6 +246,7 @@ TEST(MemoryPlanTest, DecoderTapesStayNearTheLowerBound) {
       EngineOptions options;
       options.activations = policy;
       options.max_tokens = 1024;
+      DeclareOptimizerState(options.optimizer, &store);
       const Engine engine(&*decoder, &store, options);
       const double ratio =
           static_cast<double>(engine.arena_bytes()) / static_cast<double>(engine.arena_lower_bound_bytes());

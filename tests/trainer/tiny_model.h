@@ -54,10 +54,13 @@ inline WeightStorage PlainF32(const std::string&, int64_t rows, int64_t cols, bo
 // All weights f32 and random; an adapter's B is not zero, so that every gradient is alive.
 class TinyModel {
  public:
-  explicit TinyModel(const DecoderConfig& config, const AdapterOptions& adapter = {}) {
+  explicit TinyModel(const DecoderConfig& config, const AdapterOptions& adapter = {},
+                     const OptimizerOptions& optimizer = {})
+      : optimizer_(optimizer) {
     auto declared = DeclareDecoder(config, adapter, adapter.rank == 0, Compute::kF32, PlainF32, &store_);
     EXPECT_TRUE(declared.ok()) << declared.status();
     decoder_ = std::move(*declared);
+    DeclareOptimizerState(optimizer_, &store_);
     store_.Allocate();
     for (StoreId id = 0; id < static_cast<StoreId>(store_.size()); ++id) {
       const StoreEntry& entry = store_.entry(id);
@@ -73,6 +76,7 @@ class TinyModel {
     options.activations = policy;
     options.max_tokens = max_tokens;
     options.loss = loss;
+    options.optimizer = optimizer_;
     return Engine(&decoder_, &store_, options);
   }
 
@@ -80,6 +84,7 @@ class TinyModel {
   const Decoder& decoder() const { return decoder_; }
 
  private:
+  OptimizerOptions optimizer_;
   Store store_;
   Decoder decoder_;
 };
