@@ -1,8 +1,6 @@
-// Both policies planned, and a bisection over sequence lengths.
 #include "recipes/plan_policies.h"
 
 #include <algorithm>
-#include <string>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -10,68 +8,94 @@
 namespace thimble {
 namespace {
 
-const char* NameOf(SavePolicy policy) { return policy == SavePolicy::kKeep ? "keep" : "recompute"; }
-
-// Bytes of the device tier with micro-batches of `tokens`.
-int64_t PlannedBytes(PlannedRun* run, EngineOptions options, int64_t tokens) {
-  options.max_tokens = tokens;
-  const Engine engine(&run->model->decoder, &run->model->store, options);
-  return run->plan.planned_bytes - run->plan.arena_bytes + engine.arena_bytes();
-}
-
-void FindLongestSequence(PlannedRun* run, const EngineOptions& options, PolicyPlan* plan) {
-  const int64_t budget = run->plan.budget_bytes;
-  const int64_t batch = run->model->recipe.training().micro_batch_size();
-  const auto fits = [&](int64_t seq_len) { return PlannedBytes(run, options, seq_len * batch) <= budget; };
-  constexpr int64_t kShortest = 2;
-  constexpr int64_t kLongest = int64_t{1} << 20;  // where the configuration states no context
-  const int64_t context = run->model->decoder.config.max_position;
-  int64_t above = context >= kShortest ? context : kLongest;
-  plan->longest_seq_len = 0;
-  if (!fits(kShortest)) return;
-  if (fits(above)) {
-    plan->longest_seq_len = above;
-    plan->reaches_context = true;
-    return;
-  }
-  int64_t below = kShortest;
-  while (above - below > 1) {
-    const int64_t middle = below + (above - below) / 2;
-    (fits(middle) ? below : above) = middle;
-  }
-  plan->longest_seq_len = below;
-}
+constexpr int64_t kShortest = 2;
+constexpr int64_t kLongest = int64_t{1} << 24;
 
 }  // namespace
 
-std::vector<PolicyPlan> PlanPolicies(PlannedRun* run) {
+std::string SecondsText(double seconds) {
+  if (seconds < 120) return absl::StrFormat("%.3g s", seconds);
+  if (seconds < 7200) return absl::StrFormat("%.3g min", seconds / 60);
+  return absl::StrFormat("%.3g h", seconds / 3600);
+}
+
+std::vector<PolicyCandidate> PolicyCandidates(const EngineOptions& options) {
+  std::vector<PolicyCandidate> candidates = {{"keep", options}, {"recompute", options}};
+  candidates[0].options.activations = SavePolicy::kKeep;
+  candidates[1].options.activations = SavePolicy::kRecompute;
+  return candidates;
+}
+
+int64_t LargestThatFits(int64_t low, int64_t high, int64_t budget, const std::function<int64_t(int64_t)>& bytes) {
+  int64_t low_bytes = bytes(low);
+  if (low_bytes > budget) return 0;
+  int64_t high_bytes = bytes(high);
+  if (high_bytes <= budget) return high;
+  for (int round = 0; high - low > 1; ++round) {
+    double share = static_cast<double>(budget - low_bytes) / static_cast<double>(high_bytes - low_bytes);
+    if (round % 3 == 2) share = 0.5;  // so that a bent line takes no longer than plain bisection thrice
+    const int64_t guess = low + static_cast<int64_t>(share * static_cast<double>(high - low));
+    const int64_t middle = std::clamp(guess, low + 1, high - 1);
+    const int64_t middle_bytes = bytes(middle);
+    if (middle_bytes <= budget) {
+      low = middle;
+      low_bytes = middle_bytes;
+    } else {
+      high = middle;
+      high_bytes = middle_bytes;
+    }
+  }
+  return low;
+}
+
+int64_t LongestSequence(const Decoder& decoder, Store* store, const EngineOptions& options, const RunPlan& plan,
+                        int64_t micro_batch_size) {
+  return LargestThatFits(kShortest, kLongest, plan.budget_bytes, [&](int64_t seq_len) {
+    EngineOptions longer = options;
+    longer.max_tokens = seq_len * micro_batch_size;
+    return plan.planned_bytes - plan.arena_bytes + Engine(&decoder, store, longer).arena_bytes();
+  });
+}
+
+std::vector<PolicyPlan> PlanPolicies(const PlannedRun& run, const MachineRates& rates) {
   std::vector<PolicyPlan> plans;
-  for (SavePolicy policy : {SavePolicy::kKeep, SavePolicy::kRecompute}) {
-    EngineOptions options = run->engine_options;
+  ModelSession& model = *run.model;
+  for (const PolicyCandidate& candidate : PolicyCandidates(run.engine_options)) {
     PolicyPlan plan;
-    plan.policy = policy;
-    plan.chosen = policy == options.activations;
-    options.activations = policy;
-    const Engine engine(&run->model->decoder, &run->model->store, options);
-    const int64_t besides_arena = run->plan.planned_bytes - run->plan.arena_bytes;
+    plan.name = candidate.name;
+    plan.chosen = candidate.options.activations == run.engine_options.activations;
+    const Engine engine(&model.decoder, &model.store, candidate.options);
+    const int64_t besides_arena = run.plan.planned_bytes - run.plan.arena_bytes;
     plan.planned_bytes = besides_arena + engine.arena_bytes();
     plan.lower_bound_bytes = besides_arena + engine.arena_lower_bound_bytes();
-    if (run->plan.budget_bytes > 0) FindLongestSequence(run, options, &plan);
+    plan.step_seconds = PredictStep(model.decoder, engine, model.recipe, rates).seconds;
+    if (run.plan.budget_bytes > 0) {
+      plan.longest_by_memory = LongestSequence(model.decoder, &model.store, candidate.options, run.plan,
+                                               model.recipe.training().micro_batch_size());
+      const int64_t context = model.config.max_position > 0 ? model.config.max_position : kLongest;
+      plan.longest_seq_len = std::min(plan.longest_by_memory, context);
+      plan.reaches_context = plan.longest_by_memory >= context;
+    }
     plans.push_back(plan);
   }
   return plans;
 }
 
-std::string FormatPolicies(const std::vector<PolicyPlan>& policies) {
+std::string FormatPolicies(const std::vector<PolicyPlan>& policies, const DecoderConfig& config) {
   std::string text = "memory.activations\n";
   for (const PolicyPlan& plan : policies) {
-    absl::StrAppendFormat(&text, "  %-14s %16d bytes %12s%s\n", NameOf(plan.policy), plan.planned_bytes,
+    absl::StrAppendFormat(&text, "  %-14s %16d bytes %12s%s\n", plan.name, plan.planned_bytes,
                           MiBText(plan.planned_bytes), plan.chosen ? "  (this recipe)" : "");
+    absl::StrAppend(&text, "    ", SecondsText(plan.step_seconds), " a step predicted\n");
     if (plan.longest_seq_len == 0) {
       absl::StrAppend(&text, "    no data.seq_len fits the budget\n");
     } else if (plan.longest_seq_len > 0) {
       absl::StrAppendFormat(&text, "    data.seq_len up to %d fits the budget%s\n", plan.longest_seq_len,
                             plan.reaches_context ? ", the model's whole context" : "");
+      if (plan.longest_by_memory > config.max_position && config.max_position > 0) {
+        absl::StrAppendFormat(&text, "    (memory alone would allow %s%d)\n",
+                              plan.longest_by_memory == kLongest ? "at least " : "", plan.longest_by_memory);
+      }
     }
   }
   return text;
@@ -80,11 +104,15 @@ std::string FormatPolicies(const std::vector<PolicyPlan>& policies) {
 nlohmann::ordered_json PoliciesJson(const std::vector<PolicyPlan>& policies) {
   nlohmann::ordered_json json;
   for (const PolicyPlan& plan : policies) {
-    nlohmann::ordered_json& entry = json[NameOf(plan.policy)];
+    nlohmann::ordered_json& entry = json[plan.name];
     entry["planned_bytes"] = plan.planned_bytes;
     entry["lower_bound_bytes"] = plan.lower_bound_bytes;
+    entry["step_seconds"] = plan.step_seconds;
     entry["longest_seq_len"] = nullptr;
-    if (plan.longest_seq_len >= 0) entry["longest_seq_len"] = plan.longest_seq_len;
+    entry["longest_by_memory"] = nullptr;
+    if (plan.longest_seq_len < 0) continue;
+    entry["longest_seq_len"] = plan.longest_seq_len;
+    entry["longest_by_memory"] = plan.longest_by_memory;
   }
   return json;
 }

@@ -51,7 +51,7 @@ class RecipeParser {
 
   absl::Status ReadFileText(std::string_view text, Recipe* recipe);
   absl::Status ApplyOverride(const std::string& assignment, Recipe* recipe);
-  absl::Status CheckRequired(const Message& message, const std::string& prefix) const;
+  absl::Status CheckRequired(const Message& message, const std::string& prefix, RecipeUse use) const;
   std::string PlaceOf(const std::string& key) const;
 
  private:
@@ -258,20 +258,21 @@ absl::Status RecipeParser::SetKey(const std::vector<std::string>& path, size_t d
   return SetKey(path, depth + 1, key + ".", value, section);
 }
 
-absl::Status RecipeParser::CheckRequired(const Message& message, const std::string& prefix) const {
+absl::Status RecipeParser::CheckRequired(const Message& message, const std::string& prefix, RecipeUse use) const {
   const Reflection& reflection = *message.GetReflection();
   for (int i = 0; i < message.GetDescriptor()->field_count(); ++i) {
     const FieldDescriptor& field = *message.GetDescriptor()->field(i);
     const std::string key = prefix + field.name();
     const bool given =
         field.is_repeated() ? reflection.FieldSize(message, &field) > 0 : reflection.HasField(message, &field);
-    if (OptionOf(field).required() && !given) {
+    const bool excused = use == RecipeUse::kPlan && key == "data.train";
+    if (OptionOf(field).required() && !given && !excused) {
       const std::string place = prefix.empty() ? "" : PlaceOf(prefix.substr(0, prefix.size() - 1));
       return absl::InvalidArgumentError(absl::StrCat(place.empty() ? file_ : place, ": ", key, ": missing; expected ",
                                                      AllowedText(field), ". ", OptionOf(field).help()));
     }
     if (field.message_type() == nullptr || (!given && OptionOf(field).optional_section())) continue;
-    RETURN_IF_ERROR(CheckRequired(reflection.GetMessage(message, &field), key + "."));
+    RETURN_IF_ERROR(CheckRequired(reflection.GetMessage(message, &field), key + ".", use));
   }
   return absl::OkStatus();
 }
@@ -306,8 +307,8 @@ void SetDefaults(Message* message) {
   }
 }
 
-absl::StatusOr<Recipe> Parse(std::string_view text, const std::string& path,
-                             const std::vector<std::string>& overrides) {
+absl::StatusOr<Recipe> Parse(std::string_view text, const std::string& path, const std::vector<std::string>& overrides,
+                             RecipeUse use) {
   Recipe recipe;
   RecipeParser parser(path);
   RETURN_IF_ERROR(parser.ReadFileText(text, &recipe));
@@ -319,7 +320,7 @@ absl::StatusOr<Recipe> Parse(std::string_view text, const std::string& path,
       return absl::InvalidArgumentError(absl::StrCat("--set ", assignment, ": the value is not YAML: ", error.msg));
     }
   }
-  RETURN_IF_ERROR(parser.CheckRequired(recipe, ""));
+  RETURN_IF_ERROR(parser.CheckRequired(recipe, "", use));
   RETURN_IF_ERROR(
       CheckRefusedPairs(recipe, [&parser](const std::string& key) -> std::string { return parser.PlaceOf(key); }));
   SetDefaults(&recipe);
@@ -329,18 +330,18 @@ absl::StatusOr<Recipe> Parse(std::string_view text, const std::string& path,
 }  // namespace
 
 absl::StatusOr<Recipe> ParseRecipe(std::string_view text, const std::string& path,
-                                   const std::vector<std::string>& overrides) {
+                                   const std::vector<std::string>& overrides, RecipeUse use) {
   try {
-    return Parse(text, path, overrides);
+    return Parse(text, path, overrides, use);
   } catch (const YAML::Exception& error) {
     return absl::InvalidArgumentError(absl::StrCat(path, ":", error.mark.line + 1, ": not valid YAML: ", error.msg,
                                                    " (column ", error.mark.column + 1, ")"));
   }
 }
 
-absl::StatusOr<Recipe> ReadRecipe(const std::string& path, const std::vector<std::string>& overrides) {
+absl::StatusOr<Recipe> ReadRecipe(const std::string& path, const std::vector<std::string>& overrides, RecipeUse use) {
   ASSIGN_OR_RETURN(const std::string text, ReadFile(path));
-  return ParseRecipe(text, path, overrides);
+  return ParseRecipe(text, path, overrides, use);
 }
 
 bool TrainsAllWeights(const Recipe& recipe) {

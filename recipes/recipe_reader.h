@@ -23,11 +23,15 @@ using recipe::Recipe;
 // An unknown, repeated or missing key, a wrong type, a value out of range and a refused pair of options are
 // InvalidArgument: "FILE:LINE: KEY: found ..., expected ...; did you mean ...?", with "--set a.b=value" in the place of
 // FILE:LINE for overrides. A file that cannot be read is as ReadFile says.
-absl::StatusOr<Recipe> ReadRecipe(const std::string& path, const std::vector<std::string>& overrides);
+//
+// For RecipeUse::kPlan data.train may be missing.
+enum class RecipeUse { kRun, kPlan };
+absl::StatusOr<Recipe> ReadRecipe(const std::string& path, const std::vector<std::string>& overrides,
+                                  RecipeUse use = RecipeUse::kRun);
 
 // The same for a text; `path` names it in errors and gives the folder of relative paths.
 absl::StatusOr<Recipe> ParseRecipe(std::string_view text, const std::string& path,
-                                   const std::vector<std::string>& overrides);
+                                   const std::vector<std::string>& overrides, RecipeUse use = RecipeUse::kRun);
 
 // Whether trainable.weights is `all`, given or by default.
 bool TrainsAllWeights(const Recipe& recipe);

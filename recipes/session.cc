@@ -1,11 +1,13 @@
 #include "recipes/session.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "data/json_file.h"
 #include "ops/check.h"
 #include "ops/compute_rate.h"
 #include "ops/parallel.h"
@@ -48,21 +50,44 @@ absl::Status CheckVocabulary(const ModelSession& model, const DecoderConfig& con
 
 absl::Status Declare(ModelSession* model) {
   const Recipe& recipe = model->recipe;
-  DecoderConfig config;
   if (model->base != nullptr) {
-    ASSIGN_OR_RETURN(config, ReadDecoderConfig(*model->base));
+    ASSIGN_OR_RETURN(model->config, ReadDecoderConfig(*model->base));
+  } else if (!model->bare_config_path.empty()) {
+    ASSIGN_OR_RETURN(model->config, ParseDecoderConfig(model->bare_config, model->bare_config_path));
   } else {
-    config = FreshDecoderConfigOf(recipe.model().config(), model->tokenizer->vocab_size());
-    config.bos_token_id = model->tokens.bos_id;
-    if (model->tokens.eos_id >= 0) config.eos_token_ids = {model->tokens.eos_id};
+    model->config = FreshDecoderConfigOf(recipe.model().config(), model->tokenizer->vocab_size());
+    model->config.bos_token_id = model->tokens.bos_id;
+    if (model->tokens.eos_id >= 0) model->config.eos_token_ids = {model->tokens.eos_id};
   }
-  RETURN_IF_ERROR(CheckVocabulary(*model, config));
+  if (model->tokenizer != nullptr) RETURN_IF_ERROR(CheckVocabulary(*model, model->config));
   model->quantization = QuantizationOptionsOf(recipe);
-  const bool train_all = TrainsAllWeights(recipe) && model->path.empty();
-  const StorageOf storage = model->base != nullptr ? StorageFor(*model->base, model->quantization) : StorageOf();
-  ASSIGN_OR_RETURN(model->decoder, DeclareDecoder(config, AdapterOptionsOf(recipe), train_all, ChooseCompute(model),
-                                                  storage, &model->store, TrainsEmbeddings(recipe)));
+  ASSIGN_OR_RETURN(model->decoder, DeclareWeights(*model, recipe, ChooseCompute(model), &model->store));
   return absl::OkStatus();
+}
+
+// Whether a base is there by its configuration alone.
+bool IsBareConfiguration(const std::string& path) {
+  std::error_code error;
+  if (fs::is_regular_file(path, error)) return true;
+  if (!fs::is_regular_file(fs::path(path) / "config.json", error)) return false;
+  for (const fs::directory_entry& entry : fs::directory_iterator(path, error)) {
+    if (entry.path().extension() == ".safetensors") return false;
+  }
+  return true;
+}
+
+absl::Status OpenBareConfiguration(const std::string& path, ModelSession* model) {
+  std::error_code error;
+  const bool folder = fs::is_directory(path, error);
+  model->bare_config_path = folder ? (fs::path(path) / "config.json").string() : path;
+  ASSIGN_OR_RETURN(model->bare_config, ReadJsonObject(model->bare_config_path));
+  return absl::OkStatus();
+}
+
+// The folder that a base's tokenizer is looked for in.
+std::string FolderOfBase(const std::string& path) {
+  std::error_code error;
+  return fs::is_regular_file(path, error) ? fs::path(path).parent_path().string() : path;
 }
 
 absl::StatusOr<std::string> ChooseCheckpoint(const std::string& run, bool best) {
@@ -84,15 +109,34 @@ ExportSource ModelSession::Source() const {
   return {base.get(), base != nullptr ? base->path() : std::string(), tokenizer_folder};
 }
 
-absl::StatusOr<std::unique_ptr<ModelSession>> DeclareModel(const Recipe& recipe) {
+absl::StatusOr<Decoder> DeclareWeights(const ModelSession& model, const Recipe& recipe, Compute compute, Store* store) {
+  const QuantizationOptions quantization = QuantizationOptionsOf(recipe);
+  const bool train_all = TrainsAllWeights(recipe) && model.path.empty();
+  StorageOf storage;
+  if (model.base != nullptr) storage = StorageFor(*model.base, quantization);
+  if (!model.bare_config_path.empty()) {
+    ASSIGN_OR_RETURN(storage, StorageForConfig(model.bare_config, model.bare_config_path, quantization));
+  }
+  return DeclareDecoder(model.config, AdapterOptionsOf(recipe), train_all, compute, storage, store,
+                        TrainsEmbeddings(recipe));
+}
+
+absl::StatusOr<std::unique_ptr<ModelSession>> DeclareModel(const Recipe& recipe, ModelParts parts) {
   if (recipe.training().threads() > 0) SetNumThreads(static_cast<int>(recipe.training().threads()));
   auto model = std::make_unique<ModelSession>();
   model->recipe = recipe;
-  if (recipe.model().has_path()) {
-    ASSIGN_OR_RETURN(model->base, ModelFolder::Open(recipe.model().path()));
+  const std::string& base = recipe.model().path();
+  const bool may_be_bare = parts == ModelParts::kConfiguration;
+  if (recipe.model().has_path() && may_be_bare && IsBareConfiguration(base)) {
+    RETURN_IF_ERROR(OpenBareConfiguration(base, model.get()));
+  } else if (recipe.model().has_path()) {
+    ASSIGN_OR_RETURN(model->base, ModelFolder::Open(base));
   }
-  const std::string tokenizer = recipe.model().has_tokenizer() ? recipe.model().tokenizer() : recipe.model().path();
-  RETURN_IF_ERROR(OpenTokenizer(tokenizer, model.get()));
+  const std::string tokenizer = recipe.model().has_tokenizer() ? recipe.model().tokenizer() : FolderOfBase(base);
+  std::error_code error;
+  const bool excused =
+      may_be_bare && !recipe.model().has_tokenizer() && !fs::exists(fs::path(tokenizer) / "tokenizer.json", error);
+  if (!excused) RETURN_IF_ERROR(OpenTokenizer(tokenizer, model.get()));
   RETURN_IF_ERROR(Declare(model.get()));
   return model;
 }
@@ -156,30 +200,53 @@ absl::StatusOr<std::unique_ptr<BatchStream>> MakeStream(const TokenisedDataset& 
 
 }  // namespace
 
+namespace {
+
+// The streams of tokenised rows; eval stays null where nothing is held out.
+struct Streams {
+  std::unique_ptr<BatchStream> train;
+  std::unique_ptr<BatchStream> eval;
+};
+absl::StatusOr<Streams> MakeStreams(const Recipe& recipe, const TokenisedDataset& train,
+                                    const TokenisedDataset& validation) {
+  Streams streams;
+  const PackingOptions packing = PackingOptionsOf(recipe);
+  const std::vector<std::string> train_files = TrainDatasetOptionsOf(recipe).files;
+  ASSIGN_OR_RETURN(streams.train, MakeStream(train, packing, train_files));
+  PackingOptions eval = packing;
+  eval.shuffle = false;
+  if (recipe.data().validation_size() > 0) {
+    ASSIGN_OR_RETURN(streams.eval, MakeStream(validation, eval, ValidationDatasetOptionsOf(recipe).files));
+  } else if (packing.held_out_share > 0) {
+    eval.held_out = true;
+    ASSIGN_OR_RETURN(streams.eval, MakeStream(train, eval, train_files));
+  }
+  return streams;
+}
+
+}  // namespace
+
 absl::StatusOr<DataSession> PrepareData(const ModelSession& model) {
   const Recipe& recipe = model.recipe;
   DataSession data;
   ASSIGN_OR_RETURN(data.encoder, MakeEncoder(model));
   ASSIGN_OR_RETURN(data.train, TokeniseDataset(TrainDatasetOptionsOf(recipe), *data.encoder, model.tokenizer_file,
                                                recipe.data().cache()));
-  const PackingOptions packing = PackingOptionsOf(recipe);
-  const std::vector<std::string> train_files = TrainDatasetOptionsOf(recipe).files;
-  ASSIGN_OR_RETURN(data.train_stream, MakeStream(data.train, packing, train_files));
   data.fingerprint = data.train.fingerprint;
-
-  PackingOptions eval = packing;
-  eval.shuffle = false;
   if (recipe.data().validation_size() > 0) {
     ASSIGN_OR_RETURN(data.validation, TokeniseDataset(ValidationDatasetOptionsOf(recipe), *data.encoder,
                                                       model.tokenizer_file, recipe.data().cache()));
-    const std::vector<std::string> files = ValidationDatasetOptionsOf(recipe).files;
-    ASSIGN_OR_RETURN(data.eval_stream, MakeStream(data.validation, eval, files));
     absl::StrAppend(&data.fingerprint, "+", data.validation.fingerprint);
-  } else if (packing.held_out_share > 0) {
-    eval.held_out = true;
-    ASSIGN_OR_RETURN(data.eval_stream, MakeStream(data.train, eval, train_files));
   }
+  ASSIGN_OR_RETURN(Streams streams, MakeStreams(recipe, data.train, data.validation));
+  data.train_stream = std::move(streams.train);
+  data.eval_stream = std::move(streams.eval);
   return data;
+}
+
+absl::StatusOr<int64_t> LongestMicroBatch(const Recipe& recipe, const DataSession& data) {
+  ASSIGN_OR_RETURN(const Streams streams, MakeStreams(recipe, data.train, data.validation));
+  return std::max(streams.train->max_batch_tokens(), streams.eval == nullptr ? 0 : streams.eval->max_batch_tokens());
 }
 
 }  // namespace thimble

@@ -25,10 +25,13 @@ namespace thimble {
 struct ModelSession {
   recipe::Recipe recipe;              // of a recipe or run; all defaults for a plain folder
   std::string path;                   // of the folder or run; empty for a fresh model
-  std::unique_ptr<ModelFolder> base;  // null: trained from scratch
+  std::unique_ptr<ModelFolder> base;  // null: trained from scratch, or only the configuration is there
+  std::string bare_config_path;       // of a base without weights; empty otherwise
+  nlohmann::json bare_config;
+  DecoderConfig config;
   std::string tokenizer_folder;
   std::string tokenizer_file;
-  std::unique_ptr<Tokenizer> tokenizer;
+  std::unique_ptr<Tokenizer> tokenizer;  // null when it may be missing and is
   ModelTokens tokens;
   QuantizationOptions quantization;
   std::string compute_reason;  // why `compute: auto` chose what it did; empty when it was given
@@ -40,8 +43,14 @@ struct ModelSession {
 };
 
 // Opens tokenizer and configuration, chooses `compute` (which is then set in `recipe`), and declares all weights.
-// Reads no tensor.
-absl::StatusOr<std::unique_ptr<ModelSession>> DeclareModel(const recipe::Recipe& recipe);
+// Reads no tensor. With ModelParts::kConfiguration model.path may be a folder without safetensors or a config.json, and
+// the tokenizer may be missing unless model.tokenizer names it: enough for a plan.
+enum class ModelParts { kAll, kConfiguration };
+absl::StatusOr<std::unique_ptr<ModelSession>> DeclareModel(const recipe::Recipe& recipe,
+                                                           ModelParts parts = ModelParts::kAll);
+// Declares the weights of `recipe`, the session's own or a variation of it on the same base, in `store`.
+absl::StatusOr<Decoder> DeclareWeights(const ModelSession& model, const recipe::Recipe& recipe, Compute compute,
+                                       Store* store);
 
 // Allocates the store and fills it: base weights, fresh weights, the adapter's start.
 absl::Status LoadModel(ModelSession* model);
@@ -64,6 +73,8 @@ struct DataSession {
 
 // Tokenises the recipe's files. The model outlives the result.
 absl::StatusOr<DataSession> PrepareData(const ModelSession& model);
+// Tokens of the longest micro-batch, training or evaluation, of the same rows packed as `recipe` says.
+absl::StatusOr<int64_t> LongestMicroBatch(const recipe::Recipe& recipe, const DataSession& data);
 // The encoder alone, for prompts and for rows of other files.
 absl::StatusOr<std::unique_ptr<RowEncoder>> MakeEncoder(const ModelSession& model);
 

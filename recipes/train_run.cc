@@ -15,9 +15,9 @@
 #include "recipes/recipe_writer.h"
 #include "recipes/run_folder.h"
 #include "recipes/run_summary.h"
-#include "recipes/save_plan_options.h"
 #include "recipes/stop_signals.h"
 #include "trainer/checkpoint.h"
+#include "trainer/generator.h"
 #include "trainer/process_memory.h"
 #include "trainer/run_log.h"
 #include "trainer/train_loop.h"
@@ -209,6 +209,7 @@ class Runner {
     ReportTable table{"Memory plan", {"category", "bytes"}, {}};
     for (const auto& [name, bytes] : planned_.plan.categories) table.rows.push_back({name, absl::StrCat(bytes)});
     report.tables.push_back(std::move(table));
+    report.charts.push_back(MemoryChart(planned_.plan));
     report.settings = WriteRecipe(recipe());
     return log_->WriteReport(report);
   }
@@ -248,56 +249,7 @@ class Runner {
   std::unique_ptr<Generator> generator_;
 };
 
-// Tokens that the longest sample prompt and its answer take.
-absl::StatusOr<int64_t> SampleContext(const ModelSession& model, const RowEncoder& encoder) {
-  int64_t context = 0;
-  for (const std::string& prompt : model.recipe.training().sample_prompts()) {
-    ASSIGN_OR_RETURN(const std::vector<int32_t> ids, encoder.EncodePrompt({{"user", prompt}}));
-    context = std::max(context, static_cast<int64_t>(ids.size()) + model.recipe.training().sample_tokens());
-  }
-  return context;
-}
-
 }  // namespace
-
-std::string DescribeModel(const ModelSession& model) {
-  const DecoderConfig& c = model.decoder.config;
-  return absl::StrFormat("Model: %s, %d layers, %d wide, %d tokens; %d parameters, %d train", c.model_type,
-                         c.num_layers, c.hidden_dim, c.vocab_size, c.ParameterCount(), TrainedParameters(model));
-}
-
-int64_t TrainedParameters(const ModelSession& model) {
-  int64_t trained = 0;
-  for (StoreId id : model.store.Trainable()) trained += model.store.entry(id).rows * model.store.entry(id).cols;
-  return trained;
-}
-
-absl::StatusOr<PlannedRun> PlanRun(const Recipe& recipe) {
-  PlannedRun run;
-  ASSIGN_OR_RETURN(run.model, DeclareModel(recipe));
-  ASSIGN_OR_RETURN(run.data, PrepareData(*run.model));
-  ASSIGN_OR_RETURN(run.sample_context, SampleContext(*run.model, *run.data.encoder));
-  int64_t workspace = 0;
-  if (run.sample_context > 0) {
-    Generator::DeclareCaches(run.model->decoder, run.sample_context, &run.model->store);
-    workspace = Generator::WorkspaceBytes(run.model->decoder, &run.model->store);
-  }
-  run.engine_options = EngineOptionsOf(recipe);
-  ASSIGN_OR_RETURN(run.engine_options.activations, SavePlanOf(recipe.memory(), run.model->decoder.config.num_layers));
-  run.engine_options.loss.compute = run.model->decoder.compute;
-  run.engine_options.max_tokens = run.data.train_stream->max_batch_tokens();
-  if (run.data.eval_stream != nullptr) {
-    run.engine_options.max_tokens = std::max(run.engine_options.max_tokens, run.data.eval_stream->max_batch_tokens());
-  }
-  DeclareOptimizerState(run.engine_options.optimizer, &run.model->store);
-  run.engine = std::make_unique<Engine>(&run.model->decoder, &run.model->store, run.engine_options);
-  const TierBudgets budgets = {recipe.memory().device_budget(), recipe.memory().host_budget(),
-                               recipe.memory().disk_budget()};
-  run.plan = MakeRunPlan(run.model->store, *run.engine, budgets, workspace, ResidentBytes());
-  run.plan.activations = run.engine_options.activations.Text(run.model->decoder.config.num_layers);
-  run.plan.process_bytes = std::max(run.plan.process_bytes, PeakResidentBytes());
-  return run;
-}
 
 absl::Status TrainRun(const Recipe& recipe, bool resume) {
   if (!recipe.output().has_folder()) {

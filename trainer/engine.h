@@ -55,6 +55,8 @@ class Engine {
   const absl::Status& status() const { return status_; }
   // The plan of the largest training (or, without training, evaluation) tape.
   const PlannedTape& largest() const { return *largest_; }
+  // The plan of the optimiser's update; null without training.
+  const PlannedTape* update() const { return update_.planned.get(); }
 
   // Forward and backward; gradients are accumulated. Returns the sum of the loss over targets.
   double TrainMicroStep(const Batch& batch, float inverse_targets, uint64_t dropout_counter);

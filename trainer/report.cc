@@ -168,6 +168,8 @@ std::string ReportHtml(const RunReport& report, const MetricsHistory& history) {
       HtmlEscaped(report.title), "</h1>\n<p class=\"sub\">", HtmlEscaped(report.subtitle), "</p>\n");
   absl::StrAppend(&html, "<div class=\"tiles\">\n", Tiles(report, history), "</div>\n<div class=\"charts\">\n",
                   Charts(history), "</div>\n");
+  for (const Chart& chart : report.charts)
+    absl::StrAppend(&html, "<div class=\"charts\">\n", ChartHtml(chart), "</div>\n");
   for (const ReportTable& table : report.tables) html += Table(table);
   html += Samples(history.samples);
   if (!report.settings.empty()) {

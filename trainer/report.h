@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "trainer/metrics.h"
+#include "trainer/report_chart.h"
 
 namespace thimble {
 
@@ -21,6 +22,7 @@ struct RunReport {
   std::string subtitle;                                    // when, where, how it ended
   std::vector<std::pair<std::string, std::string>> facts;  // name, value: tiles beside those from the metrics
   std::vector<ReportTable> tables;                         // the memory plan, loss before and after, ...
+  std::vector<Chart> charts;                               // below those from the metrics
   std::string settings;                                    // the resolved recipe
 };
 

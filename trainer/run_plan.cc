@@ -1,5 +1,7 @@
 #include "trainer/run_plan.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "ops/check.h"
@@ -50,6 +52,8 @@ RunPlan MakeRunPlan(const Store& store, const Engine& engine, const TierBudgets&
   plan.process_bytes = plan.planned_bytes + plan.host.planned_bytes + besides_bytes;
   const Tape& tape = engine.largest().tape;
   plan.tokens = tape.value(engine.largest().inputs.ids).cols;
+  plan.live_bytes = memory.live_bytes;
+  plan.peak_step_index = memory.peak_step;
   if (!tape.steps().empty()) {
     const Step& step = tape.steps()[memory.peak_step];
     plan.peak_step = std::string(step.op);
@@ -62,6 +66,27 @@ RunPlan MakeRunPlan(const Store& store, const Engine& engine, const TierBudgets&
   return plan;
 }
 
+Chart MemoryChart(const RunPlan& plan) {
+  // The most of each stretch: a mean would hide the peak.
+  constexpr size_t kPoints = 400;
+  const size_t stretch = std::max<size_t>(1, (plan.live_bytes.size() + kPoints - 1) / kPoints);
+  const double besides = static_cast<double>(plan.planned_bytes - plan.arena_bytes);
+  std::vector<std::pair<double, double>> arena, device;
+  for (size_t begin = 0; begin < plan.live_bytes.size(); begin += stretch) {
+    const size_t end = std::min(plan.live_bytes.size(), begin + stretch);
+    const double most =
+        static_cast<double>(*std::max_element(plan.live_bytes.begin() + begin, plan.live_bytes.begin() + end));
+    arena.emplace_back(static_cast<double>(begin), most / (1 << 20));
+    device.emplace_back(static_cast<double>(begin), (most + besides) / (1 << 20));
+  }
+  Chart chart;
+  chart.title = "Memory over a micro-step";
+  chart.unit = "MiB alive, by step of the tape";
+  chart.series = {{"weights and all that stays, too", "held", device}, {"activations and workspaces", "main", arena}};
+  chart.wide = true;
+  return chart;
+}
+
 absl::Status CheckBudget(const RunPlan& plan, const EngineOptions& options) {
   RETURN_IF_ERROR(CheckTier("host", plan.host));
   RETURN_IF_ERROR(CheckTier("disk", plan.disk));
@@ -69,7 +94,7 @@ absl::Status CheckBudget(const RunPlan& plan, const EngineOptions& options) {
   std::string help;
   if (options.activations == SavePlan(SavePolicy::kKeep)) help = "memory.activations: recompute; ";
   absl::StrAppend(&help, "a smaller training.micro_batch_size or data.seq_len; quantization.format: nf4; ",
-                  "a smaller adapter.rank");
+                  "a smaller adapter.rank; thimble plan says which changes fit");
   return absl::ResourceExhaustedError(
       absl::StrCat("the plan needs ", plan.planned_bytes, " bytes (", MiBText(plan.planned_bytes),
                    "), memory.device_budget allows ", plan.budget_bytes, " (", MiBText(plan.budget_bytes),
@@ -120,6 +145,8 @@ nlohmann::ordered_json RunPlanJson(const RunPlan& plan) {
   json["arena_bytes"] = plan.arena_bytes;
   json["micro_batch_tokens"] = plan.tokens;
   json["peak"]["step"] = plan.peak_step;
+  json["peak"]["step_index"] = plan.peak_step_index;
+  json["peak"]["steps"] = plan.live_bytes.size();
   for (const auto& [name, bytes] : plan.alive_at_peak) {
     json["peak"]["alive"].push_back({{"name", name}, {"bytes", bytes}});
   }

@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "nlohmann/json.hpp"
 #include "trainer/engine.h"
+#include "trainer/report_chart.h"
 #include "trainer/store.h"
 
 namespace thimble {
@@ -42,6 +43,8 @@ struct RunPlan {
   int64_t tokens = 0;                                          // of the largest micro-batch
   std::string peak_step;                                       // op at which the arena is fullest
   std::vector<std::pair<std::string, int64_t>> alive_at_peak;  // largest first
+  std::vector<int64_t> live_bytes;                             // of the arena, by step of the largest tape
+  int32_t peak_step_index = 0;
 };
 
 // `workspace_bytes`: of generation, beyond the arena. `besides_bytes`: what the process holds already.
@@ -56,6 +59,9 @@ absl::Status CheckBudget(const RunPlan& plan, const EngineOptions& options);
 std::string FormatRunPlan(const RunPlan& plan, size_t alive_shown);
 // tiers.{device,host,disk}.{budget_bytes,planned_bytes,lower_bound_bytes}, process_planned_bytes, categories, peak.
 nlohmann::ordered_json RunPlanJson(const RunPlan& plan);
+
+// Bytes alive over the steps of the largest tape: the arena's, and all of the device tier.
+Chart MemoryChart(const RunPlan& plan);
 
 // "12.3 MiB"
 std::string MiBText(int64_t bytes);

@@ -226,6 +226,34 @@ StorageOf StorageForShape(Format dtype, const QuantizationOptions& quantization)
   };
 }
 
+absl::StatusOr<StorageOf> StorageForConfig(const nlohmann::json& config, const std::string& path,
+                                           const QuantizationOptions& quantization) {
+  const auto text = [](const nlohmann::json& object, const char* key) {
+    return object.contains(key) && object[key].is_string() ? object[key].get<std::string>() : std::string();
+  };
+  const std::string dtype = config.contains("dtype") ? text(config, "dtype") : text(config, "torch_dtype");
+  const Format plain = dtype == "bfloat16" ? Format::kBF16 : dtype == "float16" ? Format::kF16 : Format::kF32;
+  if (!config.contains("quantization_config") || !config["quantization_config"].is_object()) {
+    return StorageForShape(plain, quantization);
+  }
+  const nlohmann::json& stored = config["quantization_config"];
+  const std::string type = text(stored, "bnb_4bit_quant_type");
+  if (text(stored, "quant_method") != "bitsandbytes" || (type != "nf4" && type != "fp4")) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, ": quantization_config: expected bitsandbytes with nf4 or fp4, found quant_method ",
+                     text(stored, "quant_method"), "; take the model before it was quantised"));
+  }
+  QuantizationOptions own;
+  own.format = type == "nf4" ? Format::kNF4 : Format::kFP4;
+  const nlohmann::json twice = stored.value("bnb_4bit_use_double_quant", nlohmann::json());
+  own.double_quant = twice.is_boolean() && twice.get<bool>();
+  const nlohmann::json skipped = stored.value("llm_int8_skip_modules", nlohmann::json());
+  for (const nlohmann::json& name : skipped.is_array() ? skipped : nlohmann::json::array()) {
+    if (name.is_string()) own.skip.push_back(name.get<std::string>());
+  }
+  return StorageForShape(plain, own);
+}
+
 absl::Status LoadWeights(const ModelFolder& folder, const Decoder& decoder, const QuantizationOptions& quantization,
                          Store* store) {
   WeightLoader loader(folder, quantization, store);

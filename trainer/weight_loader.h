@@ -28,6 +28,10 @@ absl::StatusOr<DecoderConfig> ReadDecoderConfig(const ModelFolder& folder);
 StorageOf StorageFor(const ModelFolder& folder, const QuantizationOptions& quantization);
 // The same from the shape alone, for plans without weights; `dtype` is that of unquantised weights.
 StorageOf StorageForShape(Format dtype, const QuantizationOptions& quantization);
+// The same as a config.json says: its dtype (f32 where it names none, so that no plan is too small) and, where its
+// quantization_config is that of 4-bit bitsandbytes, formats of its own. InvalidArgument for other quantisations.
+absl::StatusOr<StorageOf> StorageForConfig(const nlohmann::json& config, const std::string& path,
+                                           const QuantizationOptions& quantization);
 
 // Reads all weights of an allocated store. Peak memory beyond the store: one tensor of the file, at most. A tensor that
 // is missing, has another shape, is of no float type, or holds a NaN or an infinity is an error that names it, and so

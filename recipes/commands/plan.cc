@@ -1,10 +1,12 @@
-// thimble plan: the memory of a recipe's run, before it runs.
+// thimble plan: the memory and time of a recipe's run, before it runs.
 #include <cstdio>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "ops/check.h"
 #include "recipes/commands/commands.h"
 #include "recipes/commands/flags.h"
+#include "recipes/plan_changes.h"
 #include "recipes/plan_policies.h"
 #include "recipes/recipe_reader.h"
 
@@ -12,23 +14,74 @@ namespace thimble {
 namespace {
 
 constexpr size_t kAliveShown = 8;
+constexpr size_t kOpsShown = 3;
+constexpr size_t kChangesShown = 3;
+
+std::string FormatPrediction(const TapeTime& time, int64_t tokens) {
+  std::string text = absl::StrFormat(
+      "Predicted: %s for a step of %d tokens, %.3g tokens/s\n"
+      "  arithmetic bounds %.0f%% of it, memory bandwidth %.0f%%; most goes to\n",
+      SecondsText(time.seconds), tokens, static_cast<double>(tokens) / time.seconds,
+      100 * time.compute_seconds / time.seconds, 100 - 100 * time.compute_seconds / time.seconds);
+  for (size_t i = 0; i < time.by_op.size() && i < kOpsShown; ++i) {
+    absl::StrAppendFormat(&text, "  %-40s %11.0f%%\n", time.by_op[i].first, 100 * time.by_op[i].second / time.seconds);
+  }
+  return text;
+}
+
+nlohmann::ordered_json PredictionJson(const TapeTime& time, int64_t tokens, const MachineRates& rates) {
+  nlohmann::ordered_json json;
+  json["step_seconds"] = time.seconds;
+  json["step_tokens"] = tokens;
+  json["tokens_per_second"] = static_cast<double>(tokens) / time.seconds;
+  json["bound_by"] = 2 * time.compute_seconds >= time.seconds ? "arithmetic" : "memory";
+  json["arithmetic_share"] = time.compute_seconds / time.seconds;
+  json["flops"] = time.flops;
+  json["bytes"] = time.bytes;
+  for (const auto& [op, seconds] : time.by_op) json["ops"][op] = seconds;
+  json["rates"] = {{"f32_flops", rates.f32_flops},
+                   {"bf16_flops", rates.bf16_flops},
+                   {"attention_flops", rates.attention_flops},
+                   {"memory_bytes", rates.memory_bytes}};
+  return json;
+}
+
+// Where the plan is above its budget.
+PlanChanges ChangesOf(const CommandLine& line, const PlannedRun& run, const MachineRates& rates) {
+  const ReadVariation read = [&line](const std::vector<std::string>& assignments) {
+    std::vector<std::string> overrides = line.Values("set");
+    overrides.insert(overrides.end(), assignments.begin(), assignments.end());
+    return ReadRecipe(line.arguments[0], overrides, RecipeUse::kPlan);
+  };
+  return FindChanges(run, read, rates, kChangesShown);
+}
 
 absl::Status RunPlanCommand(const CommandLine& line) {
-  ASSIGN_OR_RETURN(const Recipe recipe, ReadRecipe(line.arguments[0], line.Values("set")));
-  ASSIGN_OR_RETURN(PlannedRun run, PlanRun(recipe));
+  ASSIGN_OR_RETURN(const Recipe recipe, ReadRecipe(line.arguments[0], line.Values("set"), RecipeUse::kPlan));
+  ASSIGN_OR_RETURN(const PlannedRun run, PlanRun(recipe, ModelParts::kConfiguration));
+  const MachineRates rates = LoadOrMeasureRates(MachineRatesPath());
+  const TapeTime time = PredictStep(run.model->decoder, *run.engine, recipe, rates);
+  const int64_t tokens = StepTokens(*run.engine, recipe);
   const absl::Status fits = CheckBudget(run.plan, run.engine_options);
-  const std::vector<PolicyPlan> policies = PlanPolicies(&run);
+  const std::vector<PolicyPlan> policies = PlanPolicies(run, rates);
+  const PlanChanges changes = fits.ok() ? PlanChanges() : ChangesOf(line, run, rates);
   if (FLAGS_json) {
     nlohmann::ordered_json json = RunPlanJson(run.plan);
     json["fits"] = fits.ok();
-    json["parameters"] = run.model->decoder.config.ParameterCount();
+    json["without"] = run.missing;
+    json["parameters"] = run.model->config.ParameterCount();
     json["trained_parameters"] = TrainedParameters(*run.model);
+    json["predicted"] = PredictionJson(time, tokens, rates);
     json["activations"] = PoliciesJson(policies);
+    AddChangesJson(changes, &json);
     std::printf("%s\n", json.dump(2).c_str());
     return fits;
   }
-  std::printf("%s\n%s\n%s", DescribeModel(*run.model).c_str(), FormatRunPlan(run.plan, kAliveShown).c_str(),
-              FormatPolicies(policies).c_str());
+  std::printf("%s\n", DescribeModel(*run.model).c_str());
+  if (!run.missing.empty()) std::printf("%s\n", run.missing.c_str());
+  std::printf("%s\n%s\n%s", FormatRunPlan(run.plan, kAliveShown).c_str(), FormatPrediction(time, tokens).c_str(),
+              FormatPolicies(policies, run.model->config).c_str());
+  if (!fits.ok()) std::printf("\n%s", FormatChanges(changes, run.plan.budget_bytes).c_str());
   return fits;
 }
 
@@ -37,21 +90,29 @@ absl::Status RunPlanCommand(const CommandLine& line) {
 Command PlanCommand() {
   Command command;
   command.name = "plan";
-  command.summary = "Show what a recipe will take in memory, without running it.";
+  command.summary = "Show what a recipe will take in memory and time, without running it.";
   command.usage = "RECIPE";
   command.description =
       "Plans every byte of the run: by category, at the op where memory is fullest,\n"
-      "with activations kept and computed again, and, under a memory.device_budget,\n"
-      "the longest data.seq_len that fits. Reads the data (its longest micro-batch\n"
-      "counts) and the base's headers, no weights. Exit code 3 when the plan is above\n"
-      "the budget.\n"
+      "under each policy of memory.activations, and, with a memory.device_budget, the\n"
+      "longest data.seq_len that fits. Predicts the time of a step from operations,\n"
+      "bytes and this machine's rates (measured once, kept in the user's cache folder).\n"
+      "Reads the data (its longest micro-batch counts) and the base's headers, no\n"
+      "weights. model.path may hold a config.json alone or be one, and tokenizer and\n"
+      "data may be missing: micro-batches are then full. Above the budget it names the\n"
+      "three cheapest changes that fit, each planned, and ends with exit code 3.\n"
       "JSON: tiers.{device,host,disk}.{budget_bytes,planned_bytes,lower_bound_bytes},\n"
       "process_planned_bytes, categories, arena_bytes, micro_batch_tokens, peak.{step,\n"
-      "alive}, fits, parameters, trained_parameters and activations.{keep,recompute}.\n"
-      "{planned_bytes,lower_bound_bytes,longest_seq_len}.";
+      "step_index,steps,alive}, fits, without, parameters, trained_parameters,\n"
+      "predicted.{step_seconds,step_tokens,tokens_per_second,bound_by,arithmetic_share,\n"
+      "flops,bytes,ops,rates}, activations.{keep,recompute}.{planned_bytes,\n"
+      "lower_bound_bytes,step_seconds,longest_seq_len,longest_by_memory}, changes (a\n"
+      "list of {recipe,planned_bytes,step_seconds,tokens_per_second,effect}) and least\n"
+      "(the smallest plan that was tried).";
   command.example =
       "  thimble plan recipes/qlora.yaml --set model.path=BASE \\\n"
-      "      --set data.train=rows.jsonl --set memory.device_budget=2GiB";
+      "      --set data.train=rows.jsonl --set memory.device_budget=2GiB\n"
+      "  thimble plan recipes/qlora.yaml --set model.path=Llama-3.1-70B/config.json";
   command.min_arguments = 1;
   command.max_arguments = 1;
   command.flags = {"json", "set"};

@@ -1,6 +1,10 @@
-// thimble plan: the table, its JSON, the budget.
+// thimble plan: the table, its JSON, the budget and what would meet it, plans from a configuration alone.
 #include <gmock/gmock.h>
+#include <stdlib.h>
 
+#include <cmath>
+
+#include "recipes/plan_policies.h"
 #include "tests/recipes/small_model.h"
 
 namespace thimble {
@@ -8,7 +12,41 @@ namespace {
 
 using testing::HasSubstr;
 
-class PlanCommandTest : public SmallModelTest {};
+class PlanCommandTest : public SmallModelTest {
+ protected:
+  void SetUp() override {
+    SmallModelTest::SetUp();
+    setenv("XDG_CACHE_HOME", Path("cache").c_str(), 1);
+  }
+  void TearDown() override {
+    unsetenv("XDG_CACHE_HOME");
+    SmallModelTest::TearDown();
+  }
+
+  // `thimble plan recipe.yaml --json` with settings; the exit code is left in code_.
+  nlohmann::json Plan(const std::vector<std::string>& settings) {
+    std::vector<std::string> words = {"plan", Path("recipe.yaml"), "--json"};
+    for (const std::string& setting : settings) words.insert(words.end(), {"--set", setting});
+    code_ = Thimble(words);
+    return Json();
+  }
+  // A folder with config.json alone.
+  std::string Configuration(const std::string& golden, const std::string& name) const {
+    std::filesystem::create_directories(Path(name));
+    std::filesystem::copy(THIMBLE_SOURCE_DIR "/tests/golden/bnb_folder/" + golden + "/config.json",
+                          Path(name) + "/config.json");
+    return Path(name);
+  }
+
+  int code_ = -1;
+};
+
+// Plans a change as its JSON says and compares.
+std::vector<std::string> SettingsOf(const nlohmann::json& change) {
+  std::vector<std::string> settings;
+  for (const auto& [key, value] : change["recipe"].items()) settings.push_back(key + "=" + value.get<std::string>());
+  return settings;
+}
 
 TEST_F(PlanCommandTest, AddsUpAndComparesPolicies) {
   ASSERT_EQ(Thimble({"plan", Path("recipe.yaml"), "--json"}), 0) << err_;
@@ -62,6 +100,131 @@ TEST_F(PlanCommandTest, TheTableStaysWithin80Columns) {
   EXPECT_THAT(out_, HasSubstr("(this recipe)"));
   EXPECT_THAT(out_, HasSubstr("data.seq_len up to 64 fits the budget, the model's whole context"));
   EXPECT_THAT(out_, HasSubstr("The arena is fullest at "));
+}
+
+TEST_F(PlanCommandTest, AConfigurationAloneIsPlannedToTheByte) {
+  for (const std::string golden : {"source", "nf4", "fp4"}) {
+    SCOPED_TRACE(golden);
+    const nlohmann::json whole = Plan({"model.path=" + CopyModel(golden, golden)});
+    ASSERT_EQ(code_, 0) << err_;
+    EXPECT_EQ(whole["without"], "");
+    const std::string bare = Configuration(golden, golden + "_bare");
+    // With the tokenizer beside it the rows count.
+    const nlohmann::json rows = Plan({"model.path=" + bare, "model.tokenizer=" + Path("base")});
+    ASSERT_EQ(code_, 0) << err_;
+    EXPECT_EQ(rows["without"], "Planned without weights");
+    for (const char* key : {"tiers", "categories", "micro_batch_tokens", "peak", "trained_parameters"}) {
+      EXPECT_EQ(rows[key], whole[key]) << key;
+    }
+    // The file itself, no tokenizer, no rows: micro-batches are full.
+    const nlohmann::json shape = Plan({"model.path=" + bare + "/config.json", "data.train=null"});
+    ASSERT_EQ(code_, 0) << err_;
+    EXPECT_THAT(shape["without"], HasSubstr("weights, tokenizer and data"));
+    EXPECT_EQ(shape["micro_batch_tokens"], 32);
+    EXPECT_EQ(shape["categories"]["weights"], whole["categories"]["weights"]);
+  }
+}
+
+TEST_F(PlanCommandTest, OnlyPlansAreMadeWithoutWeights) {
+  const std::string bare = Configuration("source", "bare");
+  EXPECT_EQ(Thimble({"train", Path("recipe.yaml"), "--set", "model.path=" + bare}), 2);
+  EXPECT_THAT(err_, HasSubstr("has neither model.safetensors"));
+  EXPECT_EQ(Thimble({"train", Path("recipe.yaml"), "--set", "data.train=null"}), 2);
+  EXPECT_THAT(err_, HasSubstr("data.train: missing"));
+  Plan({"model.path=" + Path("nowhere")});
+  EXPECT_EQ(code_, 2);
+  Plan({"model.path=" + Path("rows.jsonl")});
+  EXPECT_EQ(code_, 2) << "a file that is no configuration";
+  Plan({"model.path=" + bare, "model.tokenizer=" + Path("nowhere")});
+  EXPECT_EQ(code_, 2) << "a tokenizer that is named must be there";
+}
+
+TEST_F(PlanCommandTest, ChangesFitWhenTheyAreMade) {
+  const std::vector<std::string> shape = {"model.path=" + Configuration("source", "bare"), "data.train=null",
+                                          "training.micro_batch_size=4", "quantization.format=none", "adapter.rank=16"};
+  const int64_t planned = Plan(shape)["tiers"]["device"]["planned_bytes"];
+  ASSERT_EQ(code_, 0) << err_;
+  size_t changes = 0;
+  for (double share : {0.98, 0.9, 0.8, 0.7, 0.62}) {
+    SCOPED_TRACE(share);
+    const int64_t budget = static_cast<int64_t>(share * static_cast<double>(planned));
+    std::vector<std::string> settings = shape;
+    settings.push_back("memory.device_budget=" + std::to_string(budget));
+    const nlohmann::json json = Plan(settings);
+    EXPECT_EQ(code_, 3);
+    EXPECT_LE(json["changes"].size(), 3u);
+    for (const nlohmann::json& change : json["changes"]) {
+      SCOPED_TRACE(change.dump());
+      EXPECT_LE(change["planned_bytes"], budget);
+      std::vector<std::string> changed = settings;
+      for (const std::string& setting : SettingsOf(change)) changed.push_back(setting);
+      const nlohmann::json again = Plan(changed);
+      EXPECT_EQ(code_, 0) << err_;
+      EXPECT_EQ(again["tiers"]["device"]["planned_bytes"], change["planned_bytes"]);
+      EXPECT_NEAR(again["predicted"]["step_seconds"], change["step_seconds"],
+                  1e-9 * change["step_seconds"].get<double>());
+      ++changes;
+    }
+  }
+  EXPECT_GE(changes, 7u);
+}
+
+TEST_F(PlanCommandTest, WhereNothingFitsTheLeastIsNamed) {
+  const nlohmann::json json = Plan({"memory.device_budget=1000"});
+  EXPECT_EQ(code_, 3);
+  EXPECT_TRUE(json["changes"].empty());
+  const nlohmann::json& least = json["least"];
+  ASSERT_TRUE(least.is_object()) << json.dump();
+  std::vector<std::string> settings = SettingsOf(least);
+  settings.push_back("memory.device_budget=" + std::to_string(least["planned_bytes"].get<int64_t>()));
+  EXPECT_EQ(Plan(settings)["fits"], true) << err_;
+  EXPECT_EQ(code_, 0);
+  EXPECT_EQ(Thimble({"plan", Path("recipe.yaml"), "--set", "memory.device_budget=1000"}), 3);
+  EXPECT_THAT(out_, HasSubstr("No change that was tried fits"));
+  EXPECT_LE(LongestLine(out_), 80u) << out_;
+}
+
+TEST_F(PlanCommandTest, JsonHasTheKeysOfTheHelpPage) {
+  const nlohmann::json json = Plan({"memory.device_budget=1GiB"});
+  ASSERT_EQ(code_, 0) << err_;
+  for (const char* key :
+       {"tiers", "process_planned_bytes", "categories", "arena_bytes", "micro_batch_tokens", "peak", "fits", "without",
+        "parameters", "trained_parameters", "predicted", "activations", "changes", "least"}) {
+    EXPECT_TRUE(json.contains(key)) << key;
+  }
+  for (const char* key : {"step_seconds", "step_tokens", "tokens_per_second", "bound_by", "arithmetic_share", "flops",
+                          "bytes", "ops", "rates"}) {
+    EXPECT_TRUE(json["predicted"].contains(key)) << key;
+  }
+  EXPECT_GT(json["predicted"]["step_seconds"], 0);
+  EXPECT_GT(json["activations"]["recompute"]["step_seconds"], json["activations"]["keep"]["step_seconds"]);
+  EXPECT_LT(json["peak"]["step_index"], json["peak"]["steps"]);
+  EXPECT_EQ(json["changes"].size(), 0u);
+  EXPECT_EQ(json["least"], nullptr);
+  EXPECT_TRUE(std::filesystem::exists(Path("cache/thimble/machine_rates.json")));
+}
+
+TEST(LargestThatFitsTest, IsTheLargestForStraightAndBentLines) {
+  const std::vector<std::function<int64_t(int64_t)>> lines = {
+      [](int64_t n) { return 7 * n + 100; },
+      [](int64_t n) { return (n * 13 + 63) / 64 * 64; },
+      [](int64_t n) { return n * n; },
+      [](int64_t n) { return std::max<int64_t>(50000, n); },
+      [](int64_t n) { return static_cast<int64_t>(1000 * std::sqrt(static_cast<double>(n))); },
+  };
+  for (const auto& line : lines) {
+    for (int64_t budget : {0, 99, 107, 5000, 50000, 123457, 1000000}) {
+      int64_t expected = 0;
+      for (int64_t n = 2; n <= 3000 && line(n) <= budget; ++n) expected = n;
+      int calls = 0;
+      const int64_t found = LargestThatFits(2, 3000, budget, [&](int64_t n) {
+        ++calls;
+        return line(n);
+      });
+      EXPECT_EQ(found, expected) << "budget " << budget;
+      EXPECT_LE(calls, 2 + 3 * 12);
+    }
+  }
 }
 
 }  // namespace

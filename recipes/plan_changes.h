@@ -1,0 +1,48 @@
+// Where a plan is above its budget: which changes of the recipe would make it fit, each of them planned for real.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "nlohmann/json.hpp"
+#include "recipes/planned_run.h"
+
+namespace thimble {
+
+// What a change does to the result of training.
+enum class ChangeEffect : uint8_t {
+  kSameBits,   // nothing
+  kSameBatch,  // the same rows a step, summed in another order
+  kOther,      // another model, other rows or another precision
+};
+
+struct PlanChange {
+  std::vector<std::string> assignments;  // "memory.activations=recompute", as for --set
+  ChangeEffect effect = ChangeEffect::kSameBits;
+  int64_t planned_bytes = 0;
+  double step_seconds = 0;   // predicted
+  double token_seconds = 0;  // the same for each token of a step
+};
+
+struct PlanChanges {
+  std::vector<PlanChange> cheapest;  // that fit: least effect first, then least predicted time a token
+  PlanChange least;                  // of all that were planned the one with the fewest bytes, whether it fits or not
+};
+
+// The recipe with some more assignments.
+using ReadVariation = std::function<absl::StatusOr<recipe::Recipe>(const std::vector<std::string>& assignments)>;
+
+// At most `count` changes, each as mild as fits and none that contains another: single ones, pairs of them, and where
+// those are too few, all together less what is not needed. Plans a few dozen variations.
+PlanChanges FindChanges(const PlannedRun& run, const ReadVariation& read, const MachineRates& rates, size_t count);
+
+// Recipe lines with what they lead to, at most 80 columns.
+std::string FormatChanges(const PlanChanges& changes, int64_t budget_bytes);
+// changes: list of {recipe: {key: value}, planned_bytes, step_seconds, tokens_per_second, effect: same_bits |
+// same_batch | other}; least: the same for the change with the fewest bytes.
+void AddChangesJson(const PlanChanges& changes, nlohmann::ordered_json* json);
+
+}  // namespace thimble

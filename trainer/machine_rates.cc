@@ -1,0 +1,154 @@
+#include "trainer/machine_rates.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <filesystem>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "data/file.h"
+#include "nlohmann/json.hpp"
+#include "ops/attention.h"
+#include "ops/compute_rate.h"
+#include "ops/cpu_level.h"
+#include "ops/elementwise.h"
+#include "ops/parallel.h"
+
+namespace thimble {
+namespace {
+
+// To be raised when a measurement changes.
+constexpr int kFileVersion = 1;
+
+// Seconds of the fastest of several runs over about `budget` seconds.
+template <typename Body>
+double BestSeconds(double budget, const Body& body) {
+  using Clock = std::chrono::steady_clock;
+  const auto since = [](Clock::time_point start) {
+    return std::chrono::duration<double>(Clock::now() - start).count();
+  };
+  double best = INFINITY;
+  const Clock::time_point begin = Clock::now();
+  for (int run = 0; run < 3 || since(begin) < budget; ++run) {
+    const Clock::time_point start = Clock::now();
+    body();
+    best = std::min(best, since(start));
+  }
+  return best;
+}
+
+// y = a + b over 36 MiB: beyond what caches of most machines hold.
+double MeasureMemory() {
+  constexpr int64_t kCount = int64_t{3} << 20;
+  std::vector<float> a(kCount, 1), b(kCount, 2), y(kCount);
+  const double seconds = BestSeconds(0.05, [&] {
+    Add({a.data(), 1, kCount}, {b.data(), 1, kCount}, {y.data(), 1, kCount});
+  });
+  return 3.0 * sizeof(float) * kCount / seconds;
+}
+
+// Forward, one sample of 512 tokens, four heads of the usual width: a few milliseconds.
+double MeasureAttention() {
+  constexpr int64_t kTokens = 512;
+  AttentionShape shape;
+  shape.num_heads = 4;
+  shape.num_kv_heads = 2;
+  shape.head_dim = 64;
+  shape.scale = 0.125f;
+  const int64_t q_cols = shape.num_heads * shape.head_dim;
+  const int64_t kv_cols = shape.num_kv_heads * shape.head_dim;
+  std::vector<float> q(kTokens * q_cols, 0.5f), k(kTokens * kv_cols, 0.25f), v(k), out(q.size());
+  std::vector<float> lse(kTokens * shape.num_heads);
+  std::vector<int32_t> starts(kTokens, 0);
+  const int64_t bytes = AttentionScratchBytes(shape, kTokens);
+  std::vector<uint8_t> memory(bytes + 64);
+  const uintptr_t address = reinterpret_cast<uintptr_t>(memory.data());
+  const Scratch scratch = {memory.data() + ((address + 63) / 64 * 64 - address), bytes};
+  const double seconds = BestSeconds(0.05, [&] {
+    AttentionForward({q.data(), kTokens, q_cols}, {k.data(), kTokens, kv_cols}, {v.data(), kTokens, kv_cols},
+                     {starts.data(), kTokens}, shape, {out.data(), kTokens, q_cols},
+                     {lse.data(), kTokens, shape.num_heads}, scratch);
+  });
+  return 4.0 * (kTokens + 1) / 2 * kTokens * static_cast<double>(q_cols) / seconds;
+}
+
+// What the rates depend on.
+std::string MachineName() {
+  std::string model = "unknown processor";
+  const absl::StatusOr<std::string> cpuinfo = ReadFile("/proc/cpuinfo");
+  if (cpuinfo.ok()) {
+    for (absl::string_view line : absl::StrSplit(*cpuinfo, '\n')) {
+      if (!absl::StartsWith(line, "model name")) continue;
+      model = std::string(absl::StripAsciiWhitespace(line.substr(line.find(':') + 1)));
+      break;
+    }
+  }
+  return absl::StrCat(model, ", ", std::string(CpuLevelName(ActiveCpuLevel())), ", ", NumThreads(), " threads");
+}
+
+bool IsRate(double rate) { return std::isfinite(rate) && rate > 0; }
+
+bool ReadRates(const std::string& path, const std::string& machine, MachineRates* rates) {
+  const absl::StatusOr<std::string> text = ReadFile(path);
+  if (!text.ok()) return false;
+  const nlohmann::json json = nlohmann::json::parse(*text, nullptr, /*allow_exceptions=*/false);
+  if (!json.is_object() || json.value("version", nlohmann::json()) != kFileVersion) return false;
+  if (json.value("machine", nlohmann::json()) != machine) return false;
+  for (const auto& [name, rate] : {std::pair<const char*, double*>{"f32_flops", &rates->f32_flops},
+                                   {"bf16_flops", &rates->bf16_flops},
+                                   {"attention_flops", &rates->attention_flops},
+                                   {"memory_bytes", &rates->memory_bytes}}) {
+    const nlohmann::json value = json.value(name, nlohmann::json());
+    if (!value.is_number() || !IsRate(value.get<double>())) return false;
+    *rate = value.get<double>();
+  }
+  return true;
+}
+
+}  // namespace
+
+MachineRates MeasureMachineRates() {
+  const ComputeRates matmul = MeasureComputeRates();
+  MachineRates rates;
+  rates.f32_flops = matmul.f32_gflops * 1e9;
+  rates.bf16_flops = matmul.bf16_gflops * 1e9;
+  rates.attention_flops = MeasureAttention();
+  rates.memory_bytes = MeasureMemory();
+  return rates;
+}
+
+std::string MachineRatesPath() {
+  const char* cache = std::getenv("XDG_CACHE_HOME");
+  if (cache != nullptr && cache[0] == '/') return absl::StrCat(cache, "/thimble/machine_rates.json");
+  const char* home = std::getenv("HOME");
+  if (home == nullptr || home[0] != '/') return "";
+  return absl::StrCat(home, "/.cache/thimble/machine_rates.json");
+}
+
+MachineRates LoadOrMeasureRates(const std::string& path) {
+  const std::string machine = MachineName();
+  MachineRates rates;
+  if (!path.empty() && ReadRates(path, machine, &rates)) return rates;
+  rates = MeasureMachineRates();
+  if (path.empty()) return rates;
+  std::error_code error;
+  std::filesystem::create_directories(std::filesystem::path(path).parent_path(), error);
+  if (error) return rates;
+  const nlohmann::ordered_json json = {{"version", kFileVersion},
+                                       {"machine", machine},
+                                       {"f32_flops", rates.f32_flops},
+                                       {"bf16_flops", rates.bf16_flops},
+                                       {"attention_flops", rates.attention_flops},
+                                       {"memory_bytes", rates.memory_bytes}};
+  WriteFileAtomically(path, json.dump(2) + "\n").IgnoreError();
+  return rates;
+}
+
+}  // namespace thimble
