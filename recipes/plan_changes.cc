@@ -145,7 +145,7 @@ class Search {
     if (variation == nullptr) return std::nullopt;
     PlanChange change = Describe(assignments, effect, *variation);
     if (least_.planned_bytes == 0 || change.planned_bytes < least_.planned_bytes) least_ = change;
-    if (change.planned_bytes > run_.plan.budget_bytes) return std::nullopt;
+    if (!CheckBudget(variation->plan, variation->engine_options).ok()) return std::nullopt;
     return change;
   }
 
