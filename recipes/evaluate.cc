@@ -163,6 +163,7 @@ class Scorer {
       RETURN_IF_ERROR(stream->Next(&batch));
       ConstMatrix hidden;
       loss_ += engine_->Evaluate(batch, nullptr, &hidden);
+      RETURN_IF_ERROR(engine_->status());
       targets_ += batch.num_targets;
       tokens_ += static_cast<int64_t>(batch.tokens.size());
       if (reference_ != nullptr) Compare(batch, hidden, &evaluation->divergence);
@@ -297,6 +298,7 @@ absl::Status MatchAnswers(ModelSession* model, const RowEncoder& encoder, const 
     }
     generate.max_new_tokens = std::min(options.max_new_tokens, q.answer_tokens + kMargin);
     const Generated answer = generator->Generate(q.prompt, generate, nullptr);
+    RETURN_IF_ERROR(generator->status());
     const std::string text = encoder.tokenizer().Decode(answer.tokens, /*skip_special_tokens=*/true);
     const bool correct = answer.stopped && absl::StripAsciiWhitespace(text) == q.answer;
     evaluation->match_correct += correct ? 1 : 0;

@@ -144,7 +144,8 @@ absl::Status Measure(ModelSession* model, const HeldOut& rows, const ExportReque
   options.loss.compute = model->decoder.compute;
   options.max_tokens = rows.stream->max_batch_tokens();
   Engine engine(&model->decoder, &model->store, options);
-  ASSIGN_OR_RETURN(report->quality, CompareWithExport(&engine, folder, rows.stream, request.max_batches));
+  ASSIGN_OR_RETURN(report->quality, CompareWithExport(&engine, folder, rows.stream, request.max_batches,
+                                                      model->recipe.memory().spill_folder()));
   report->measured = true;
   report->compared_over = rows.description;
   report->verdict = JudgeExport(report->quality, request.options);

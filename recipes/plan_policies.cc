@@ -20,9 +20,21 @@ std::string SecondsText(double seconds) {
 }
 
 std::vector<PolicyCandidate> PolicyCandidates(const EngineOptions& options) {
-  std::vector<PolicyCandidate> candidates = {{"keep", options}, {"recompute", options}};
-  candidates[0].options.activations = SavePolicy::kKeep;
-  candidates[1].options.activations = SavePolicy::kRecompute;
+  constexpr std::pair<SaveAction, SaveAction> kChoices[] = {
+      {SaveAction::kKeep, SaveAction::kKeep},
+      {SaveAction::kRecompute, SaveAction::kKeep},
+      {SaveAction::kOffloadHost, SaveAction::kOffloadHost},
+      {SaveAction::kRecompute, SaveAction::kOffloadHost},
+      {SaveAction::kOffloadDisk, SaveAction::kOffloadDisk},
+      {SaveAction::kRecompute, SaveAction::kOffloadDisk},
+  };
+  std::vector<PolicyCandidate> candidates;
+  for (const auto& [inner, boundary] : kChoices) {
+    const bool own = inner == boundary || boundary == SaveAction::kKeep;
+    candidates.push_back({std::string(NameOf(inner)), options});
+    if (!own) absl::StrAppend(&candidates.back().name, "/", std::string(NameOf(boundary)));
+    candidates.back().options.activations = SavePlan(LayerSavePlan{inner, boundary});
+  }
   return candidates;
 }
 
@@ -53,7 +65,18 @@ int64_t LongestSequence(const Decoder& decoder, Store* store, const EngineOption
   return LargestThatFits(kShortest, kLongest, plan.budget_bytes, [&](int64_t seq_len) {
     EngineOptions longer = options;
     longer.max_tokens = seq_len * micro_batch_size;
-    return plan.planned_bytes - plan.arena_bytes + Engine(&decoder, store, longer).arena_bytes();
+    const Engine engine(&decoder, store, longer);
+    // The other tiers on the device's scale: what fills its budget most decides.
+    const auto scaled = [&plan](const TierUse& tier, int64_t bytes) {
+      if (tier.budget_bytes == 0) return int64_t{0};
+      return static_cast<int64_t>(static_cast<double>(bytes) / static_cast<double>(tier.budget_bytes) *
+                                  static_cast<double>(plan.budget_bytes));
+    };
+    const int64_t streamed = store->stream_bytes();
+    const int64_t host = engine.tier_bytes(Placement::kHost) + (store->streams_from_host() ? streamed : 0);
+    const int64_t disk = engine.tier_bytes(Placement::kDisk) + (store->streams_from_host() ? 0 : streamed);
+    return std::max({plan.planned_bytes - plan.arena_bytes + engine.arena_bytes(), scaled(plan.host, host),
+                     scaled(plan.disk, disk)});
   });
 }
 

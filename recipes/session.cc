@@ -117,8 +117,13 @@ absl::StatusOr<Decoder> DeclareWeights(const ModelSession& model, const Recipe& 
   if (!model.bare_config_path.empty()) {
     ASSIGN_OR_RETURN(storage, StorageForConfig(model.bare_config, model.bare_config_path, quantization));
   }
-  return DeclareDecoder(model.config, AdapterOptionsOf(recipe), train_all, compute, storage, store,
-                        TrainsEmbeddings(recipe));
+  ASSIGN_OR_RETURN(Decoder decoder, DeclareDecoder(model.config, AdapterOptionsOf(recipe), train_all, compute, storage,
+                                                   store, TrainsEmbeddings(recipe)));
+  if (recipe.memory().weights() != recipe::Memory::WEIGHTS_DEVICE) {
+    StreamLinearWeights(decoder, store);
+    if (recipe.memory().weights() == recipe::Memory::WEIGHTS_HOST) store->StreamFromHost();
+  }
+  return decoder;
 }
 
 absl::StatusOr<std::unique_ptr<ModelSession>> DeclareModel(const Recipe& recipe, ModelParts parts) {
@@ -142,14 +147,21 @@ absl::StatusOr<std::unique_ptr<ModelSession>> DeclareModel(const Recipe& recipe,
 }
 
 absl::Status LoadModel(ModelSession* model) {
+  Store& store = model->store;
+  if (store.stream_bytes() > 0 && store.streams_from_host()) {
+    store.SetWeightTier(MakeHostTier(store.stream_bytes()));
+  } else if (store.stream_bytes() > 0) {
+    ASSIGN_OR_RETURN(std::unique_ptr<Tier> tier,
+                     MakeDiskTier(model->recipe.memory().spill_folder(), store.stream_bytes()));
+    store.SetWeightTier(std::move(tier));
+  }
   model->store.Allocate();
   if (model->base != nullptr) {
     RETURN_IF_ERROR(LoadWeights(*model->base, model->decoder, model->quantization, &model->store));
   } else {
     InitWeights(model->decoder, static_cast<uint64_t>(model->recipe.training().seed()), &model->store);
   }
-  InitAdapters(model->decoder, &model->store);
-  return absl::OkStatus();
+  return InitAdapters(model->decoder, &model->store);
 }
 
 bool IsRunFolder(const std::string& path) {

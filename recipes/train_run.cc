@@ -161,6 +161,7 @@ class Runner {
     for (const std::string& prompt : recipe().training().sample_prompts()) {
       ASSIGN_OR_RETURN(const std::vector<int32_t> ids, planned_.data.encoder->EncodePrompt({{"user", prompt}}));
       const Generated answer = generator_->Generate(ids, options, nullptr);
+      RETURN_IF_ERROR(generator_->status());
       RETURN_IF_ERROR(log_->Sample({step, prompt, model().tokenizer->Decode(answer.tokens, true)}));
     }
     return absl::OkStatus();
@@ -194,7 +195,8 @@ class Runner {
     RETURN_IF_ERROR(ExportMerged(model().decoder, model().store, model().Source(), options, outcome.path));
     BatchStream* held_out =
         planned_.data.eval_stream != nullptr ? planned_.data.eval_stream.get() : planned_.data.train_stream.get();
-    ASSIGN_OR_RETURN(outcome.quality, CompareWithExport(planned_.engine.get(), outcome.path, held_out, 64));
+    ASSIGN_OR_RETURN(outcome.quality, CompareWithExport(planned_.engine.get(), outcome.path, held_out, 64,
+                                                        recipe().memory().spill_folder()));
     outcome.measured = true;
     outcome.verdict = JudgeExport(outcome.quality, options);
     return outcome;
@@ -222,14 +224,15 @@ class Runner {
     summary.plan = planned_.plan;
     summary.measured_device_bytes =
         planned_.plan.planned_bytes - planned_.plan.arena_bytes + planned_.engine->arena_high_water_bytes();
-    const Engine& engine = *planned_.engine;
-    for (const Placement place : {Placement::kHost, Placement::kDisk}) {
-      const Tier* tier = engine.tier(place);
-      if (tier == nullptr) continue;
-      (place == Placement::kHost ? summary.measured_host_bytes : summary.measured_disk_bytes) =
-          tier->high_water_bytes();
+    const auto add = [&summary](const Tier* tier, int64_t* measured) {
+      if (tier == nullptr) return;
+      *measured += tier->high_water_bytes();
       summary.stalled_seconds += tier->stalled_seconds();
-    }
+    };
+    const Store& store = model().store;
+    add(planned_.engine->tier(Placement::kHost), &summary.measured_host_bytes);
+    add(planned_.engine->tier(Placement::kDisk), &summary.measured_disk_bytes);
+    add(store.weight_tier(), store.streams_from_host() ? &summary.measured_host_bytes : &summary.measured_disk_bytes);
     summary.process_peak_bytes = PeakResidentBytes();
     summary.export_path = exported.path;
     summary.export_measured = exported.measured;

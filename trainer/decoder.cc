@@ -220,7 +220,15 @@ absl::StatusOr<Decoder> DeclareDecoder(const DecoderConfig& config, const Adapte
   return decoder;
 }
 
-void InitAdapters(const Decoder& decoder, Store* store) {
+void StreamLinearWeights(const Decoder& decoder, Store* store) {
+  for (const LayerWeights& layer : decoder.layers) {
+    for (const LinearWeights* linear : layer.Linears()) {
+      if (!store->entry(linear->weight).trainable) store->Stream(linear->weight);
+    }
+  }
+}
+
+absl::Status InitAdapters(const Decoder& decoder, Store* store) {
   std::vector<float> row;
   for (const LayerWeights& layer : decoder.layers) {
     for (const LinearWeights* linear : layer.Linears()) {
@@ -236,7 +244,8 @@ void InitAdapters(const Decoder& decoder, Store* store) {
       }
       if (linear->magnitude < 0) continue;
       // B is zero: the norm of W + BA is that of W.
-      const WeightView& w = store->entry(linear->weight).view;
+      ASSIGN_OR_RETURN(const ReadableWeight weight, store->Read(linear->weight));
+      const WeightView& w = weight.view;
       row.resize(w.cols);
       for (int64_t o = 0; o < w.rows; ++o) {
         DecodeRow(w, o, 0, w.cols, row.data());
@@ -246,6 +255,7 @@ void InitAdapters(const Decoder& decoder, Store* store) {
       }
     }
   }
+  return absl::OkStatus();
 }
 
 void InitWeights(const Decoder& decoder, uint64_t seed, Store* store) {

@@ -86,8 +86,12 @@ absl::StatusOr<Decoder> DeclareDecoder(const DecoderConfig& config, const Adapte
                                        Compute compute, const StorageOf& storage, Store* store,
                                        bool train_embeddings = true);
 
+// Lets the linear layers' frozen weights lie in the store's weight tier instead of memory.
+void StreamLinearWeights(const Decoder& decoder, Store* store);
+
 // Fills adapters of an allocated store: A uniform in +-1/sqrt(in), B zero, DoRA magnitudes the weights' row norms.
-void InitAdapters(const Decoder& decoder, Store* store);
+// Unavailable when a streamed weight cannot be read.
+absl::Status InitAdapters(const Decoder& decoder, Store* store);
 // Fills all weights of a fresh model: N(0, init_std), biases 0, norms 1.
 void InitWeights(const Decoder& decoder, uint64_t seed, Store* store);
 

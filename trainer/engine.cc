@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "ops/check.h"
+#include "trainer/transfers.h"
 
 namespace thimble {
 
@@ -72,6 +73,7 @@ std::unique_ptr<PlannedTape> Engine::Record(int64_t tokens, bool train) const {
   } else {
     pinned.push_back(planned->hidden);
   }
+  FetchStreamedWeights(tape);
   planned->plan = PlanTiers(*tape, pinned);
   return planned;
 }

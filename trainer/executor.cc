@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "ops/check.h"
+#include "trainer/packed_weight.h"
 
 namespace thimble {
 
@@ -30,7 +31,7 @@ Executor::Executor(const Tape* tape, const TierPlans* plans, const Tiers& tiers)
     const int32_t buffer = plans_->device.buffer_of_value[id];
     if (buffer >= 0) addresses_[id] = tiers_.device->data() + plans_->device.buffers[buffer].offset;
   }
-  if (tiers_.host != nullptr || tiers_.disk != nullptr) under_way_.resize(addresses_.size());
+  under_way_.resize(addresses_.size());
 }
 
 void Executor::Bind(ValueId input, const void* data) {
@@ -44,7 +45,8 @@ absl::Status Executor::Run(RunScalars* scalars) {
     if (value.placement == Placement::kStore) {
       addresses_[id] = const_cast<void*>(tape_->store().entry(value.store).view.data);
     }
-    const bool outside = value.placement == Placement::kStore || value.placement == Placement::kInput;
+    const bool streamed = value.placement == Placement::kStore && tape_->store().entry(value.store).slot >= 0;
+    const bool outside = !streamed && (value.placement == Placement::kStore || value.placement == Placement::kInput);
     CHECK(!outside || addresses_[id] != nullptr || value.bytes() == 0) << "no memory bound for " << value.name;
   }
   const MemoryPlan& plan = plans_->device;
@@ -95,6 +97,13 @@ absl::Status Executor::RunTransfer(const Step& step) {
     }
     case TransferKind::kGet: {
       const ValueId to = step.outputs[0];
+      const Value& from = tape_->value(first);
+      if (from.placement == Placement::kStore) {
+        const StoreEntry& entry = tape_->store().entry(from.store);
+        Tier* weights = tape_->store().weight_tier();
+        under_way_[to] = {weights, weights->Get(entry.slot, addresses_[to], PackedBytesBound(entry.bytes))};
+        return absl::OkStatus();
+      }
       Tier* tier = TierOf(first);
       under_way_[to] = {tier, tier->Get(OffsetOf(first), addresses_[to], tape_->value(first).bytes())};
       return absl::OkStatus();

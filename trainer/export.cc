@@ -109,11 +109,12 @@ absl::Status ExportMerged(const Decoder& decoder, const Store& store, const Expo
     const StoreEntry& entry = store.entry(id);
     const auto found = linears.find(id);
     const LinearWeights* linear = found == linears.end() ? nullptr : found->second;
+    ASSIGN_OR_RETURN(const ReadableWeight weight, store.Read(id));
     rows.resize(kRowsAtOnce * entry.cols);
     for (int64_t first = 0; first < entry.rows; first += kRowsAtOnce) {
       const int64_t count = std::min(kRowsAtOnce, entry.rows - first);
       for (int64_t r = 0; r < count; ++r) {
-        MergeRow(store, linear, entry.view, first + r, rows.data() + r * entry.cols);
+        MergeRow(store, linear, weight.view, first + r, rows.data() + r * entry.cols);
       }
       RETURN_IF_ERROR(writer->AppendFloats(entry.name, ConstVector(rows.data(), count * entry.cols)));
     }
@@ -177,7 +178,7 @@ absl::Status ExportPeft(const Decoder& decoder, const Store& store, const Export
 }
 
 absl::StatusOr<ExportQuality> CompareWithExport(Engine* trained, const std::string& folder, BatchStream* stream,
-                                                int64_t max_batches) {
+                                                int64_t max_batches, const std::string& spill_folder) {
   ASSIGN_OR_RETURN(const std::unique_ptr<ModelFolder> exported, ModelFolder::Open(folder));
   ASSIGN_OR_RETURN(const DecoderConfig config, ReadDecoderConfig(*exported));
   Store store;
@@ -185,6 +186,10 @@ absl::StatusOr<ExportQuality> CompareWithExport(Engine* trained, const std::stri
   ASSIGN_OR_RETURN(const Decoder decoder,
                    DeclareDecoder(config, AdapterOptions(), /*train_weights=*/false, trained->decoder().compute,
                                   StorageFor(*exported, as_stored), &store));
+  // The second model streams from disk: the check must not need the memory of two.
+  StreamLinearWeights(decoder, &store);
+  ASSIGN_OR_RETURN(std::unique_ptr<Tier> tier, MakeDiskTier(spill_folder, store.stream_bytes()));
+  store.SetWeightTier(std::move(tier));
   store.Allocate();
   RETURN_IF_ERROR(LoadWeights(*exported, decoder, as_stored, &store));
   EngineOptions options;
@@ -208,6 +213,8 @@ absl::StatusOr<ExportQuality> CompareWithExport(Engine* trained, const std::stri
     const int64_t tokens = static_cast<int64_t>(batch.tokens.size());
     const ConstMatrix p = trained->Hidden(batch);
     const ConstMatrix q = engine.Hidden(batch);
+    RETURN_IF_ERROR(trained->status());
+    RETURN_IF_ERROR(engine.status());
     kl.resize(tokens);
     top_p.resize(tokens);
     top_q.resize(tokens);

@@ -42,8 +42,9 @@ struct ExportQuality {
   double agreement = 0;  // share of tokens with the same most likely next token
   int64_t tokens = 0;
 };
-// Reads a merged folder back and compares it with the trained model over at most `max_batches` of `stream`.
+// Reads a merged folder back and compares it with the trained model over at most `max_batches` of `stream`. The linear
+// layers of what is read back lie in a spill file in `spill_folder` (empty: TMPDIR or /tmp), not in memory.
 absl::StatusOr<ExportQuality> CompareWithExport(Engine* trained, const std::string& folder, BatchStream* stream,
-                                                int64_t max_batches);
+                                                int64_t max_batches, const std::string& spill_folder = "");
 
 }  // namespace thimble

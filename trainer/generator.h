@@ -44,6 +44,8 @@ class Generator {
                      const std::function<void(int32_t)>& on_token);
 
   int64_t max_context() const { return max_context_; }
+  // The first failure to fetch a streamed weight; what was generated since is not to be used.
+  const absl::Status& status() const { return status_; }
 
  private:
   struct Chunk {
@@ -65,6 +67,7 @@ class Generator {
   std::unique_ptr<Arena> arena_;
   std::map<int64_t, Chunk> chunks_;
   int64_t past_ = 0;
+  absl::Status status_;
   std::vector<float> logits_;
   std::vector<char> scratch_;
 };

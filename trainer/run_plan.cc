@@ -47,6 +47,9 @@ RunPlan MakeRunPlan(const Store& store, const Engine& engine, const TierBudgets&
   const TierPlans& tiers = engine.largest().plan;
   plan.host = {budgets.host, engine.tier_bytes(Placement::kHost), tiers.host.lower_bound_bytes};
   plan.disk = {budgets.disk, engine.tier_bytes(Placement::kDisk), tiers.disk.lower_bound_bytes};
+  TierUse& weights = store.streams_from_host() ? plan.host : plan.disk;
+  weights.planned_bytes += store.stream_bytes();
+  weights.lower_bound_bytes += store.stream_bytes();
   plan.arena_bytes = engine.arena_bytes();
   plan.lower_bound_bytes = plan.planned_bytes - engine.arena_bytes() + engine.arena_lower_bound_bytes();
   plan.process_bytes = plan.planned_bytes + plan.host.planned_bytes + besides_bytes;

@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "ops/check.h"
+#include "trainer/packed_weight.h"
 
 namespace thimble {
 namespace {
@@ -73,17 +74,40 @@ void Store::MakeTrainable(StoreId id, bool decay) {
   entry.gradient = gradient;
 }
 
-void Store::Bind(StoreId id, const WeightView& view, std::shared_ptr<void> owner) {
+void Store::Stream(StoreId id) {
+  StoreEntry& entry = entries_[id];
+  CHECK(!entry.trainable && entry.view.data == nullptr) << entry.name;
+  entry.slot = stream_bytes_;
+  stream_bytes_ += PackedBytesBound(entry.bytes);
+}
+
+absl::Status Store::Bind(StoreId id, const WeightView& view, std::shared_ptr<void> owner) {
   StoreEntry& entry = entries_[id];
   CHECK_EQ(view.rows, entry.rows) << entry.name;
   CHECK_EQ(view.cols, entry.cols) << entry.name;
   entry.view = view;
-  entry.owner = std::move(owner);
+  if (entry.slot < 0) {
+    entry.owner = std::move(owner);
+    return absl::OkStatus();
+  }
+  std::vector<char> packed(PackedBytesBound(entry.bytes));
+  CHECK_LE(PackedBytes(view), static_cast<int64_t>(packed.size())) << entry.name;
+  PackWeight(view, packed.data());
+  return weight_tier_->Wait(weight_tier_->Put(packed.data(), entry.slot, static_cast<int64_t>(packed.size())));
+}
+
+absl::StatusOr<ReadableWeight> Store::Read(StoreId id) const {
+  const StoreEntry& entry = entries_[id];
+  if (entry.slot < 0) return ReadableWeight{entry.view, nullptr};
+  auto bytes = std::make_shared<std::vector<char>>(PackedBytesBound(entry.bytes));
+  const Tier::Ticket get = weight_tier_->Get(entry.slot, bytes->data(), static_cast<int64_t>(bytes->size()));
+  RETURN_IF_ERROR(weight_tier_->Wait(get));
+  return ReadableWeight{UnpackedView(entry.view, bytes->data()), bytes};
 }
 
 void Store::Allocate() {
   const auto wants_memory = [](const StoreEntry& entry) {
-    return entry.view.data == nullptr && entry.view.format == Format::kF32 && entry.bytes > 0;
+    return entry.view.data == nullptr && entry.view.format == Format::kF32 && entry.bytes > 0 && entry.slot < 0;
   };
   int64_t bytes = 0;
   for (const StoreEntry& entry : entries_) {
@@ -121,7 +145,7 @@ Vector Store::vector(StoreId id) const {
 int64_t Store::BytesOf(Category category) const {
   int64_t bytes = 0;
   for (const StoreEntry& entry : entries_) {
-    if (entry.category == category) bytes += entry.bytes;
+    if (entry.category == category && entry.slot < 0) bytes += entry.bytes;
   }
   return bytes;
 }

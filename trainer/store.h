@@ -10,8 +10,11 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "ops/format.h"
 #include "ops/view.h"
+#include "trainer/tier.h"
 
 namespace thimble {
 
@@ -34,8 +37,17 @@ struct StoreEntry {
   bool decay = false;  // weight decay applies (matrices, not norms or biases)
   int64_t codes = 0;   // of an entry of bytes: their number
 
+  // Of a streamed entry: where it lies in the weight tier; -1: it stays in memory. Its view says everything but the
+  // addresses.
+  int64_t slot = -1;
   WeightView view;              // valid once memory is there
   std::shared_ptr<void> owner;  // keeps bound memory alive; null when it lies in the store's own block
+};
+
+// A weight that may be read, wherever its bytes lie.
+struct ReadableWeight {
+  WeightView view;
+  std::shared_ptr<std::vector<char>> bytes;  // null when the store itself holds them
 };
 
 class Store {
@@ -58,7 +70,21 @@ class Store {
   // Adds an entry to what the optimiser keeps for a trainable one.
   void AttachState(StoreId trainable, StoreId state) { entries_[trainable].state.push_back(state); }
 
-  void Bind(StoreId id, const WeightView& view, std::shared_ptr<void> owner);
+  // Gives a frozen entry a place in the weight tier: the steps of a tape fetch it from there. Before Bind().
+  void Stream(StoreId id);
+  // Bytes of the weight tier, which is to be set before the first streamed entry is bound.
+  int64_t stream_bytes() const { return stream_bytes_; }
+  // Which tier that is, for plans.
+  bool streams_from_host() const { return streams_from_host_; }
+  void StreamFromHost() { streams_from_host_ = true; }
+  void SetWeightTier(std::unique_ptr<Tier> tier) { weight_tier_ = std::move(tier); }
+  Tier* weight_tier() const { return weight_tier_.get(); }
+
+  // A streamed entry is copied to the weight tier and `owner` let go; Unavailable when that fails.
+  absl::Status Bind(StoreId id, const WeightView& view, std::shared_ptr<void> owner);
+  // Reads a streamed entry back; any other is there already.
+  absl::StatusOr<ReadableWeight> Read(StoreId id) const;
+
   // Takes one zero-filled block for all f32 entries declared so far that have no memory yet.
   void Allocate();
 
@@ -67,7 +93,7 @@ class Store {
   int64_t size() const { return static_cast<int64_t>(entries_.size()); }
   Matrix matrix(StoreId id) const;  // f32 entries only
   Vector vector(StoreId id) const;
-  int64_t BytesOf(Category category) const;
+  int64_t BytesOf(Category category) const;  // without streamed entries
   int64_t TotalBytes() const;
   std::vector<StoreId> Trainable() const;  // in order of declaration
 
@@ -75,6 +101,9 @@ class Store {
   std::vector<StoreEntry> entries_;
   absl::flat_hash_map<std::string, StoreId> by_name_;
   std::vector<std::pair<void*, int64_t>> blocks_;  // address, bytes
+  std::unique_ptr<Tier> weight_tier_;
+  int64_t stream_bytes_ = 0;
+  bool streams_from_host_ = false;
 };
 
 }  // namespace thimble

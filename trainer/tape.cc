@@ -3,6 +3,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "ops/check.h"
+#include "trainer/packed_weight.h"
 
 namespace thimble {
 
@@ -56,6 +57,14 @@ ValueId Tape::Slot(ValueId of, Placement tier) {
   return static_cast<ValueId>(values_.size()) - 1;
 }
 
+ValueId Tape::FetchedWeight(StoreId id) {
+  const StoreEntry& entry = store_->entry(id);
+  const ValueId fetched = Activation(absl::StrCat(entry.name, "~"), entry.rows, entry.cols);
+  values_[fetched].store = id;
+  values_[fetched].packed_bytes = PackedBytesBound(entry.bytes);
+  return fetched;
+}
+
 void Tape::ReplaceSteps(std::vector<Step> steps) {
   steps_ = std::move(steps);
   for (size_t s = 0; s < steps_.size(); ++s) {
@@ -99,6 +108,9 @@ ConstInts StepContext::Ints(int i) const {
 WeightView StepContext::Weight(int i) const {
   const Value& value = tape_.value(step_.inputs[i]);
   if (value.placement == Placement::kStore) return tape_.store().entry(value.store).view;
+  if (value.store >= 0) {
+    return UnpackedView(tape_.store().entry(value.store).view, static_cast<const char*>(addresses_[step_.inputs[i]]));
+  }
   return WeightView(static_cast<const float*>(addresses_[step_.inputs[i]]), value.rows, value.cols);
 }
 

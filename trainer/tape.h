@@ -45,12 +45,13 @@ struct Value {
   int64_t cols = 0;
   DType dtype = DType::kF32;
   Placement placement = Placement::kActivation;
-  StoreId store = -1;           // of kStore values
+  StoreId store = -1;           // of kStore values and fetched copies of them
   int32_t layer = -1;           // decoder layer that computes it, -1 outside of layers
   bool boundary = false;        // the residual stream between layers: what "recompute" keeps
   bool needs_gradient = false;  // a trainable parameter, or computed from one
   int32_t producer = -1;        // index of the step that writes it, -1 for inputs and store values
-  int64_t bytes() const { return rows * cols * 4; }
+  int64_t packed_bytes = 0;     // of a fetched copy of the weight `store`: its packed form
+  int64_t bytes() const { return packed_bytes > 0 ? packed_bytes : rows * cols * 4; }
 };
 
 struct Step {
@@ -79,6 +80,8 @@ class Tape {
   ValueId Activation(std::string name, int64_t rows, int64_t cols);
   // A slot of another tier for a value of this one's size.
   ValueId Slot(ValueId of, Placement tier);
+  // Where a streamed weight's bytes are fetched to.
+  ValueId FetchedWeight(StoreId id);
   // Appends a step; its outputs need a gradient when an input does and the step has a backward.
   void Append(Step step);
 

@@ -10,7 +10,7 @@ namespace {
 
 Step Transfer(TransferKind kind, std::vector<ValueId> inputs, std::vector<ValueId> outputs, int32_t layer) {
   Step step;
-  step.op = kind == TransferKind::kPut ? "put" : "wait";
+  step.op = kind == TransferKind::kPut ? "put" : kind == TransferKind::kGet ? "get" : "wait";
   step.transfer = kind;
   step.inputs = std::move(inputs);
   step.outputs = std::move(outputs);
@@ -77,6 +77,83 @@ class Placer {
 void PlaceTransfers(const std::vector<PendingPut>& puts, Tape* tape) {
   if (puts.empty()) return;
   tape->ReplaceSteps(Placer(puts, tape).Place());
+}
+
+namespace {
+
+// Steps that use one fetched copy, in order.
+struct WeightUse {
+  StoreId store = -1;
+  int32_t layer = -1;
+  std::vector<int32_t> steps;
+};
+
+bool IsStreamed(const Tape& tape, ValueId id) {
+  const Value& value = tape.value(id);
+  return value.placement == Placement::kStore && tape.store().entry(value.store).slot >= 0;
+}
+
+// In order of first use. A use belongs to the one before when no step of another layer lies between.
+std::vector<WeightUse> FindWeightUses(const Tape& tape) {
+  std::vector<WeightUse> uses;
+  std::vector<int32_t> open;    // by store id: the use that may go on, -1
+  std::vector<StoreId> opened;  // those set in `open`
+  int32_t layer = -1;
+  for (size_t s = 0; s < tape.steps().size(); ++s) {
+    const Step& step = tape.steps()[s];
+    if (step.transfer != TransferKind::kNone) continue;
+    if (step.layer != layer) {
+      for (StoreId id : opened) open[id] = -1;
+      opened.clear();
+      layer = step.layer;
+    }
+    for (ValueId input : step.inputs) {
+      if (!IsStreamed(tape, input)) continue;
+      const StoreId id = tape.value(input).store;
+      if (static_cast<size_t>(id) >= open.size()) open.resize(id + 1, -1);
+      if (open[id] < 0) {
+        open[id] = static_cast<int32_t>(uses.size());
+        opened.push_back(id);
+        uses.push_back({id, layer, {}});
+      }
+      uses[open[id]].steps.push_back(static_cast<int32_t>(s));
+    }
+  }
+  return uses;
+}
+
+}  // namespace
+
+void FetchStreamedWeights(Tape* tape) {
+  const std::vector<WeightUse> uses = FindWeightUses(*tape);
+  if (uses.empty()) return;
+  std::vector<Step> old = tape->steps();
+  std::vector<std::vector<Step>> before(old.size());  // what goes in front of each step
+  for (size_t u = 0; u < uses.size(); ++u) {
+    const WeightUse& use = uses[u];
+    const ValueId weight = tape->Persistent(use.store);
+    tape->SetLayer(use.layer);
+    const ValueId fetched = tape->FetchedWeight(use.store);
+    for (int32_t s : use.steps) std::replace(old[s].inputs.begin(), old[s].inputs.end(), weight, fetched);
+    Step get = Transfer(TransferKind::kGet, {weight}, {fetched}, use.layer);
+    before[u == 0 ? 0 : uses[u - 1].steps.front()].push_back(std::move(get));
+  }
+  // A wait stands behind the gets that begin at the same step, so that they are under way during it.
+  for (const WeightUse& use : uses) {
+    const ValueId fetched =
+        *std::find_if(old[use.steps.front()].inputs.begin(), old[use.steps.front()].inputs.end(), [&](ValueId id) {
+          const Value& value = tape->value(id);
+          return value.packed_bytes > 0 && value.store == use.store;
+        });
+    before[use.steps.front()].push_back(Transfer(TransferKind::kWait, {fetched}, {}, use.layer));
+  }
+  tape->SetLayer(-1);
+  std::vector<Step> steps;
+  for (size_t s = 0; s < old.size(); ++s) {
+    for (Step& transfer : before[s]) steps.push_back(std::move(transfer));
+    steps.push_back(std::move(old[s]));
+  }
+  tape->ReplaceSteps(std::move(steps));
 }
 
 }  // namespace thimble

@@ -20,4 +20,9 @@ void PlaceTransfers(const std::vector<PendingPut>& puts, Tape* tape);
 
 inline constexpr int kTransfersAhead = 2;
 
+// Gives every step that reads a streamed weight a copy fetched for it: one fetch for the uses within one pass over a
+// layer, begun where the fetch before it is first used. To be called on a finished tape; nothing without streamed
+// weights.
+void FetchStreamedWeights(Tape* tape);
+
 }  // namespace thimble

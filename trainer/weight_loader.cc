@@ -129,26 +129,32 @@ class WeightLoader {
                                                      ShapeText({entry.rows, entry.cols}), ", found ",
                                                      ShapeText({read.weight.rows, read.weight.cols})));
     }
-    BindQuantised(id, std::move(read.weight));
-    return absl::OkStatus();
+    return BindQuantised(id, std::move(read.weight));
   }
 
-  void BindQuantised(StoreId id, QuantizedWeight weight) {
+  absl::Status BindQuantised(StoreId id, QuantizedWeight weight) {
     auto owned = std::make_shared<QuantizedWeight>(std::move(weight));
     const WeightView view = owned->View();
-    store_.Bind(id, view, std::move(owned));
+    return store_.Bind(id, view, std::move(owned));
   }
 
   absl::Status Quantise(StoreId id, const TensorRef& tensor) {
     ASSIGN_OR_RETURN(
         QuantizedWeight weight,
         QuantizeTensor(tensor, {store_.entry(id).view.format, quantization_.block_size, quantization_.double_quant}));
-    BindQuantised(id, std::move(weight));
-    return absl::OkStatus();
+    return BindQuantised(id, std::move(weight));
   }
 
   absl::Status ReadInto(StoreId id, const TensorRef& tensor) {
-    float* out = store_.matrix(id).data;
+    const StoreEntry& entry = store_.entry(id);
+    if (entry.slot < 0) return ReadFloats(tensor, store_.matrix(id).data);
+    auto floats = std::make_shared<std::vector<float>>(tensor.info->elements);
+    RETURN_IF_ERROR(ReadFloats(tensor, floats->data()));
+    const WeightView view(floats->data(), entry.rows, entry.cols);
+    return store_.Bind(id, view, std::move(floats));
+  }
+
+  static absl::Status ReadFloats(const TensorRef& tensor, float* out) {
     return StreamFloats(tensor, [out](int64_t first, ConstVector values) {
       std::memcpy(out + first, values.data, sizeof(float) * values.size);
     });
@@ -164,8 +170,7 @@ class WeightLoader {
     }));
     WeightView view = store_.entry(id).view;
     view.data = bits->data();
-    store_.Bind(id, view, std::move(bits));
-    return absl::OkStatus();
+    return store_.Bind(id, view, std::move(bits));
   }
 
   const ModelFolder& folder_;

@@ -161,6 +161,7 @@ absl::Status RunGenerate(const CommandLine& line) {
   const Generated answer = generator.Generate(prompt.ids, options, [&decoder](int32_t token) {
     if (!FLAGS_json) Write(decoder.Push(token));
   });
+  RETURN_IF_ERROR(generator.status());
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   if (FLAGS_json) {
     const nlohmann::ordered_json json = {{"tokens", answer.tokens},

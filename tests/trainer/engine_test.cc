@@ -225,7 +225,7 @@ void QuantiseBase(TinyModel* model, TinyModel* decoded, std::vector<QuantizedWei
       owned->push_back(std::move(weight));
       const WeightView view = owned->back().View();
       DecodeRow(view, 0, 0, values.size, decoded->store().vector(linear->weight).data);
-      model->store().Bind(linear->weight, view, nullptr);
+      ASSERT_TRUE(model->store().Bind(linear->weight, view, nullptr).ok());
     }
   }
 }

@@ -1,10 +1,13 @@
 // Offloaded and recomputed values: the same bits, less of the arena, and tiers as large as planned.
 #include <filesystem>
+#include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "gtest/gtest.h"
 #include "ops/parallel.h"
+#include "ops/quantize_4bit.h"
 #include "tests/trainer/tiny_model.h"
 #include "trainer/engine.h"
 #include "trainer/tier.h"
@@ -93,6 +96,88 @@ TEST(OffloadTest, PlansTakeLessOfTheArena) {
   EXPECT_LT(
       model.MakeEngine(kTokens, Spans(3, SaveAction::kOffloadHost)).tier_bytes(Placement::kHost),
       model.MakeEngine(kTokens, Plan(SaveAction::kRecompute, SaveAction::kOffloadHost)).tier_bytes(Placement::kHost));
+}
+
+// The linear layers of `model` as bf16 or doubly quantised nf4, bound in memory or by way of the weight tier.
+void BindLinears(Format format, const TinyModel& values, const Decoder& decoder, Store* store) {
+  for (const LayerWeights& layer : decoder.layers) {
+    for (const LinearWeights* linear : layer.Linears()) {
+      const Vector floats = values.store().vector(values.store().Find(store->entry(linear->weight).name));
+      const int64_t rows = store->entry(linear->weight).rows;
+      const int64_t cols = store->entry(linear->weight).cols;
+      if (format == Format::kNF4) {
+        WeightQuantizer quantizer(Format::kNF4, rows, cols, 64, /*double_quant=*/true);
+        quantizer.Push(floats);
+        auto weight = std::make_shared<QuantizedWeight>(quantizer.Finish());
+        const WeightView view = weight->View();
+        ASSERT_TRUE(store->Bind(linear->weight, view, std::move(weight)).ok());
+        continue;
+      }
+      auto bits = std::make_shared<std::vector<uint16_t>>(floats.size);
+      for (int64_t i = 0; i < floats.size; ++i) (*bits)[i] = FloatToBF16(floats[i]);
+      WeightView view = store->entry(linear->weight).view;
+      view.data = bits->data();
+      ASSERT_TRUE(store->Bind(linear->weight, view, std::move(bits)).ok());
+    }
+  }
+}
+
+TEST(OffloadTest, StreamedWeightsGiveTheSameBits) {
+  TinyModel values(DeepConfig(), TinyAdapter(/*dora=*/true));
+  const Batch batch = RandomSample(kTokens, 4, 67);
+  for (const Format format : {Format::kBF16, Format::kNF4}) {
+    const StorageOf storage = [&](const std::string&, int64_t rows, int64_t cols, bool linear) {
+      const int64_t blocks = (rows * cols + 63) / 64;
+      if (!linear) return WeightStorage{Format::kF32, rows * cols * 4};
+      if (format == Format::kBF16) return WeightStorage{format, rows * cols * 2};
+      return WeightStorage{format, (rows * cols + 1) / 2 + blocks + 1024 + (blocks + 255) / 256 * 4};
+    };
+    std::vector<float> expected;
+    double expected_loss = 0;
+    int64_t resident_bytes = 0;
+    for (const bool streamed : {false, true}) {
+      for (const SavePolicy policy : {SavePolicy::kKeep, SavePolicy::kRecompute, SavePolicy::kOffloadHost}) {
+        Store store;
+        auto decoder = DeclareDecoder(DeepConfig(), TinyAdapter(true), false, Compute::kF32, storage, &store);
+        ASSERT_TRUE(decoder.ok()) << decoder.status();
+        DeclareOptimizerState(OptimizerOptions(), &store);
+        if (streamed) {
+          StreamLinearWeights(*decoder, &store);
+          auto tier = MakeDiskTier("", store.stream_bytes());
+          ASSERT_TRUE(tier.ok()) << tier.status();
+          store.SetWeightTier(*std::move(tier));
+        } else {
+          resident_bytes = store.BytesOf(Category::kWeights);
+        }
+        store.Allocate();
+        BindLinears(format, values, *decoder, &store);
+        for (StoreId id = 0; id < static_cast<StoreId>(store.size()); ++id) {
+          const StoreId from = values.store().Find(store.entry(id).name);
+          if (store.entry(id).view.format != Format::kF32 || store.entry(id).slot >= 0 || from < 0) continue;
+          std::copy_n(values.store().vector(from).data, values.store().vector(from).size, store.vector(id).data);
+        }
+        ASSERT_TRUE(InitAdapters(*decoder, &store).ok());
+        EngineOptions options;
+        options.activations = policy;
+        options.max_tokens = kTokens;
+        Engine engine(&*decoder, &store, options);
+        double loss = 0;
+        const std::vector<float> found = GradientsOf(&engine, {batch}, &loss);
+        ASSERT_TRUE(engine.status().ok()) << engine.status();
+        if (expected.empty()) {
+          expected = found;
+          expected_loss = loss;
+        }
+        EXPECT_EQ(found, expected) << InfoOf(format).name << (streamed ? " streamed" : "");
+        EXPECT_EQ(loss, expected_loss);
+        EXPECT_EQ(engine.Evaluate(batch, nullptr), expected_loss);
+        if (!streamed) continue;
+        EXPECT_EQ(store.weight_tier()->high_water_bytes(), store.stream_bytes());
+        EXPECT_EQ(engine.arena_high_water_bytes(), engine.largest().plan.device.peak_bytes);
+        EXPECT_LT(store.BytesOf(Category::kWeights), resident_bytes / 2);
+      }
+    }
+  }
 }
 
 TEST(OffloadTest, TextNamesRangesOfLayers) {

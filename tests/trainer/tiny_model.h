@@ -81,6 +81,7 @@ class TinyModel {
   }
 
   Store& store() { return store_; }
+  const Store& store() const { return store_; }
   const Decoder& decoder() const { return decoder_; }
 
  private:

@@ -1,0 +1,82 @@
+#include "trainer/packed_weight.h"
+
+#include <cstring>
+
+namespace thimble {
+namespace {
+
+constexpr int64_t kAlignment = 64;
+constexpr int64_t kParts = 4;
+constexpr int64_t kMapEntries = 256;
+constexpr int64_t kNestedBlock = 256;
+
+int64_t Aligned(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+
+struct Layout {
+  int64_t codes = 0;  // bytes of each part
+  int64_t absmax = 0;
+  int64_t absmax_codes = 0;
+  int64_t map = 0;
+  int64_t nested = 0;
+};
+
+Layout LayoutOf(const WeightView& w) {
+  const int64_t values = w.rows * w.cols;
+  Layout layout;
+  if (w.format != Format::kNF4 && w.format != Format::kFP4) {
+    layout.codes = values * (w.format == Format::kF32 ? 4 : 2);
+    return layout;
+  }
+  const int64_t blocks = (values + w.block_size - 1) / w.block_size;
+  layout.codes = (values + 1) / 2;
+  if (w.absmax != nullptr) {
+    layout.absmax = blocks * 4;
+  } else {
+    layout.absmax_codes = blocks;
+    layout.map = kMapEntries * 4;
+    layout.nested = (blocks + kNestedBlock - 1) / kNestedBlock * 4;
+  }
+  return layout;
+}
+
+}  // namespace
+
+int64_t PackedBytes(const WeightView& weight) {
+  const Layout l = LayoutOf(weight);
+  return Aligned(l.codes) + Aligned(l.absmax) + Aligned(l.absmax_codes) + Aligned(l.map) + Aligned(l.nested);
+}
+
+int64_t PackedBytesBound(int64_t bytes) { return Aligned(bytes) + kParts * kAlignment; }
+
+void PackWeight(const WeightView& weight, char* out) {
+  const Layout l = LayoutOf(weight);
+  const auto append = [&out](const void* from, int64_t bytes) {
+    if (bytes == 0) return;
+    std::memcpy(out, from, static_cast<size_t>(bytes));
+    std::memset(out + bytes, 0, static_cast<size_t>(Aligned(bytes) - bytes));
+    out += Aligned(bytes);
+  };
+  append(weight.data, l.codes);
+  append(weight.absmax, l.absmax);
+  append(weight.absmax_codes, l.absmax_codes);
+  append(weight.absmax_map, l.map);
+  append(weight.nested_absmax, l.nested);
+}
+
+WeightView UnpackedView(const WeightView& like, const char* packed) {
+  const Layout l = LayoutOf(like);
+  WeightView view = like;
+  const auto next = [&packed](int64_t bytes) {
+    const char* part = packed;
+    packed += Aligned(bytes);
+    return bytes == 0 ? nullptr : part;
+  };
+  view.data = next(l.codes);
+  view.absmax = reinterpret_cast<const float*>(next(l.absmax));
+  view.absmax_codes = reinterpret_cast<const uint8_t*>(next(l.absmax_codes));
+  view.absmax_map = reinterpret_cast<const float*>(next(l.map));
+  view.nested_absmax = reinterpret_cast<const float*>(next(l.nested));
+  return view;
+}
+
+}  // namespace thimble
