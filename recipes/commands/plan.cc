@@ -105,7 +105,7 @@ Command PlanCommand() {
       "process_planned_bytes, categories, arena_bytes, micro_batch_tokens, peak.{step,\n"
       "step_index,steps,alive}, fits, without, parameters, trained_parameters,\n"
       "predicted.{step_seconds,step_tokens,tokens_per_second,bound_by,arithmetic_share,\n"
-      "flops,bytes,ops,rates}, activations.{keep,recompute}.{planned_bytes,\n"
+      "flops,bytes,ops,rates}, activations.{POLICY}.{planned_bytes,\n"
       "lower_bound_bytes,step_seconds,longest_seq_len,longest_by_memory}, changes (a\n"
       "list of {recipe,planned_bytes,step_seconds,tokens_per_second,effect}) and least\n"
       "(the smallest plan that was tried).";
