@@ -76,7 +76,7 @@ void Dropout(ConstMatrix x, const LoraDropout& dropout, int64_t first_row, bool 
     uint32_t bits[kSpan];
     for (int64_t row = begin; row < end; ++row) {
       // 2^32 columns a row: rows never share an index.
-      const uint64_t index = static_cast<uint64_t>(first_row + row) << 32;
+      const uint64_t index = static_cast<uint64_t>(dropout.first_row + first_row + row) << 32;
       for (int64_t col = 0; col < x.cols; col += kSpan) {
         const int64_t n = std::min(kSpan, x.cols - col);
         RandomBits(dropout.seed, dropout.counter, index + col, n, bits);

@@ -16,6 +16,7 @@ struct LoraDropout {
   float p = 0;  // in [0, 1)
   uint64_t seed = 0;
   uint64_t counter = 0;
+  int64_t first_row = 0;  // added to the rows below: of a tile of a longer x
 };
 
 // y = dropout(x), x's first row being row first_row of the mask. x, y [rows, cols]; y is written and may be x.

@@ -33,14 +33,14 @@ struct Family {
 
 // Those that take less than the recipe's own.
 Family Policies(const PlannedRun& run) {
-  std::vector<std::pair<int64_t, std::string>> smaller;
+  std::vector<std::pair<int64_t, Assignments>> smaller;
   for (const PolicyCandidate& candidate : PolicyCandidates(run.engine_options)) {
     const Engine engine(&run.model->decoder, &run.model->store, candidate.options);
-    if (engine.arena_bytes() < run.plan.arena_bytes) smaller.emplace_back(-engine.arena_bytes(), candidate.name);
+    if (engine.arena_bytes() < run.plan.arena_bytes) smaller.emplace_back(-engine.arena_bytes(), candidate.assignments);
   }
   std::sort(smaller.begin(), smaller.end());
   Family family{ChangeEffect::kSameBits, {}};
-  for (const auto& [bytes, name] : smaller) family.settings.push_back({absl::StrCat("memory.activations=", name)});
+  for (const auto& [bytes, assignments] : smaller) family.settings.push_back(assignments);
   return family;
 }
 

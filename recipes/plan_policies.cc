@@ -31,9 +31,15 @@ std::vector<PolicyCandidate> PolicyCandidates(const EngineOptions& options) {
   std::vector<PolicyCandidate> candidates;
   for (const auto& [inner, boundary] : kChoices) {
     const bool own = inner == boundary || boundary == SaveAction::kKeep;
-    candidates.push_back({std::string(NameOf(inner)), options});
-    if (!own) absl::StrAppend(&candidates.back().name, "/", std::string(NameOf(boundary)));
-    candidates.back().options.activations = SavePlan(LayerSavePlan{inner, boundary});
+    PolicyCandidate& candidate = candidates.emplace_back();
+    candidate.name = std::string(NameOf(inner));
+    candidate.assignments = {absl::StrCat("memory.activations=", candidate.name)};
+    if (!own) {
+      candidate.assignments.push_back(absl::StrCat("memory.boundaries=", std::string(NameOf(boundary))));
+      absl::StrAppend(&candidate.name, "/", std::string(NameOf(boundary)));
+    }
+    candidate.options = options;
+    candidate.options.activations = SavePlan(LayerSavePlan{inner, boundary});
   }
   return candidates;
 }

@@ -13,7 +13,8 @@ namespace thimble {
 
 // One way to hold what backward needs, as a value of memory.activations.
 struct PolicyCandidate {
-  std::string name;  // of the recipe's value
+  std::string name;                      // "recompute", "recompute/offload_host"
+  std::vector<std::string> assignments;  // "memory.activations=recompute", as for --set
   EngineOptions options;
 };
 // All policies on top of `options`, in the order of the recipe's values.

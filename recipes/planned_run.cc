@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "ops/check.h"
+#include "recipes/choose_save_plan.h"
 #include "recipes/recipe_options.h"
 #include "recipes/save_plan_options.h"
 #include "trainer/generator.h"
@@ -41,19 +42,28 @@ absl::StatusOr<EngineOptions> OptionsOf(const Recipe& recipe, const Decoder& dec
 }
 
 // Declares what sample prompts take and plans everything.
-RunPlan PlanOf(const Recipe& recipe, const Decoder& decoder, const EngineOptions& options, int64_t sample_context,
+RunPlan PlanOf(const Recipe& recipe, const Decoder& decoder, int64_t sample_context, EngineOptions* options,
                Store* store, std::unique_ptr<Engine>* engine) {
   int64_t workspace = 0;
   if (sample_context > 0) {
     Generator::DeclareCaches(decoder, sample_context, store);
     workspace = Generator::WorkspaceBytes(decoder, store);
   }
-  DeclareOptimizerState(options.optimizer, store);
-  *engine = std::make_unique<Engine>(&decoder, store, options);
+  DeclareOptimizerState(options->optimizer, store);
   const TierBudgets budgets = {recipe.memory().device_budget(), recipe.memory().host_budget(),
                                recipe.memory().disk_budget()};
+  std::string chosen;
+  if (recipe.memory().activations() == recipe::Memory::ACTIVATIONS_AUTO) {
+    const ChosenSavePlan choice =
+        ChooseSavePlan(recipe, decoder, store, *options, budgets, store->ResidentBytes() + workspace,
+                       LoadOrMeasureRates(MachineRatesPath()));
+    options->activations = choice.plan;
+    chosen = absl::StrFormat(" (auto: %.0f%% of the predicted time of keep)",
+                             100 * choice.step_seconds / std::max(choice.keep_step_seconds, 1e-9));
+  }
+  *engine = std::make_unique<Engine>(&decoder, store, *options);
   RunPlan plan = MakeRunPlan(*store, **engine, budgets, workspace, ResidentBytes());
-  plan.activations = options.activations.Text(decoder.config.num_layers);
+  plan.activations = options->activations.Text(decoder.config.num_layers) + chosen;
   plan.process_bytes = std::max(plan.process_bytes, PeakResidentBytes());
   return plan;
 }
@@ -103,7 +113,8 @@ absl::StatusOr<PlannedRun> PlanRun(const Recipe& recipe, ModelParts parts) {
   ASSIGN_OR_RETURN(run.sample_context, SampleContext(recipe, run.data.encoder.get()));
   ASSIGN_OR_RETURN(const int64_t max_tokens, MaxTokens(run, recipe));
   ASSIGN_OR_RETURN(run.engine_options, OptionsOf(recipe, run.model->decoder, max_tokens));
-  run.plan = PlanOf(recipe, run.model->decoder, run.engine_options, run.sample_context, &run.model->store, &run.engine);
+  run.plan =
+      PlanOf(recipe, run.model->decoder, run.sample_context, &run.engine_options, &run.model->store, &run.engine);
   return run;
 }
 
@@ -114,8 +125,8 @@ absl::StatusOr<std::unique_ptr<Variation>> PlanVariation(const PlannedRun& run, 
                    DeclareWeights(*run.model, recipe, run.model->decoder.compute, &variation->store));
   ASSIGN_OR_RETURN(const int64_t max_tokens, MaxTokens(run, recipe));
   ASSIGN_OR_RETURN(variation->engine_options, OptionsOf(recipe, variation->decoder, max_tokens));
-  variation->plan = PlanOf(recipe, variation->decoder, variation->engine_options, run.sample_context, &variation->store,
-                           &variation->engine);
+  variation->plan = PlanOf(recipe, variation->decoder, run.sample_context, &variation->engine_options,
+                           &variation->store, &variation->engine);
   return variation;
 }
 

@@ -194,6 +194,7 @@ OptimizerOptions OptimizerOptionsOf(const Recipe& recipe) {
 
 EngineOptions EngineOptionsOf(const Recipe& recipe) {
   EngineOptions options;
+  options.mlp_tile = recipe.memory().mlp_tile();
   options.spill_folder = recipe.memory().spill_folder();
   options.loss.label_smoothing = static_cast<float>(recipe.loss().label_smoothing());
   options.loss.z_loss = static_cast<float>(recipe.loss().z_loss());

@@ -10,6 +10,7 @@ namespace {
 using recipe::Adapter;
 using recipe::DecoderShape;
 using recipe::Export;
+using recipe::Memory;
 using recipe::Optimizer;
 using recipe::Quantization;
 
@@ -111,6 +112,22 @@ constexpr RefusedPair kRefusedPairs[] = {
     {"loss.filter_threshold", "loss.label_smoothing",
      "smoothing gives every token a gradient, so nothing can be skipped",
      [](const Recipe& r) { return r.loss().filter_threshold() > 0 && r.loss().label_smoothing() > 0; }},
+    {"memory.activations", "memory.boundaries", "auto chooses for the results of layers as well: leave boundaries out",
+     [](const Recipe& r) {
+       return r.memory().activations() == Memory::ACTIVATIONS_AUTO &&
+              (r.memory().has_boundaries() || r.memory().boundary_span() > 1);
+     }},
+    {"memory.boundaries", "memory.activations", "auto chooses for all saved values: set memory.activations to auto",
+     [](const Recipe& r) { return r.memory().boundaries() == Memory::ACTIVATIONS_AUTO; }},
+    {"memory.activations", "memory.layers", "auto chooses layer by layer: leave layers out",
+     [](const Recipe& r) {
+       return r.memory().activations() == Memory::ACTIVATIONS_AUTO && r.memory().layers_size() > 0;
+     }},
+    {"memory.mlp_tile", "memory.activations", "a tile must be a multiple of 256 tokens",
+     [](const Recipe& r) { return r.memory().mlp_tile() % 256 != 0; }},
+    {"memory.mlp_tile", "adapter.type",
+     "dora takes a pass over the weights for every tile: set memory.mlp_tile to 0 or adapter.type to lora",
+     [](const Recipe& r) { return r.memory().mlp_tile() > 0 && r.adapter().type() == Adapter::TYPE_DORA; }},
     {"output.export.format", "adapter.type",
      "peft exports an adapter and there is none: set output.export.format to merged",
      [](const Recipe& r) { return r.output().export_().format() == Export::FORMAT_PEFT && !HasAdapter(r); }},

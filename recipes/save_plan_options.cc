@@ -16,7 +16,7 @@ namespace {
 using recipe::Memory;
 
 constexpr SaveAction kActions[] = {SaveAction::kKeep, SaveAction::kRecompute, SaveAction::kOffloadHost,
-                                   SaveAction::kOffloadDisk};
+                                   SaveAction::kOffloadDisk, SaveAction::kKeep /* auto: chosen later */};
 
 SaveAction ActionOf(Memory::Activations activations) { return kActions[activations]; }
 

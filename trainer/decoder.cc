@@ -100,8 +100,14 @@ LayerWeights DeclareLayer(const DecoderConfig& c, int64_t index, Declarer* decla
 // Records one decoder layer with the conventions that hold for all of them.
 class LayerRecorder {
  public:
-  LayerRecorder(Tape* tape, const Decoder& decoder, const DecoderInputs& inputs, RopeTableValues rope, bool dropout)
-      : tape_(tape), decoder_(decoder), inputs_(inputs), rope_(rope), dropout_(dropout) {}
+  LayerRecorder(Tape* tape, const Decoder& decoder, const DecoderInputs& inputs, RopeTableValues rope,
+                const RecordOptions& options)
+      : tape_(tape),
+        decoder_(decoder),
+        inputs_(inputs),
+        rope_(rope),
+        dropout_(options.dropout),
+        mlp_tile_(options.mlp_tile) {}
 
   ValueId Record(ValueId x, int64_t index, ValueId k_cache, ValueId v_cache) {
     const DecoderConfig& c = decoder_.config;
@@ -129,11 +135,7 @@ class LayerRecorder {
             ? RecordAttention(tape_, q, k, v, inputs_.starts, shape, prefix_ + "attention")
             : RecordCachedAttention(tape_, q, k, v, k_cache, v_cache, inputs_.starts, shape, prefix_ + "attention");
     const ValueId h = RecordAdd(tape_, x, Linear(attended, w.o, "o"), prefix_ + "h");
-    const ValueId m = Norm(h, w.post_attention_norm, "post_attention_norm");
-    const ValueId gate = Linear(m, w.gate, "gate");
-    const ValueId up = Linear(m, w.up, "up");
-    const ValueId act = RecordSwiGLU(tape_, gate, up, prefix_ + "swiglu");
-    const ValueId out = RecordAdd(tape_, h, Linear(act, w.down, "down"), prefix_ + "out");
+    const ValueId out = Mlp(h, w);
     tape_->MarkBoundary(out);
     tape_->SetLayer(-1);
     return out;
@@ -142,6 +144,46 @@ class LayerRecorder {
  private:
   ValueId Norm(ValueId x, StoreId w, const char* name) {
     return RecordRmsNorm(tape_, x, tape_->Persistent(w), decoder_.config.rms_norm_eps, prefix_ + name);
+  }
+
+  // Tapes stay short: what a layer needs beside its tile grows with the tokens anyway.
+  int64_t TileOf(int64_t tokens) const {
+    constexpr int64_t kMostTiles = 16;
+    if (mlp_tile_ == 0) return 0;
+    const int64_t blocks = (tokens + kMostTiles * kMatMulInnerBlock - 1) / (kMostTiles * kMatMulInnerBlock);
+    return std::max(mlp_tile_, blocks * kMatMulInnerBlock);
+  }
+
+  ValueId Mlp(ValueId h, const LayerWeights& w) {
+    const int64_t tokens = tape_->value(h).rows;
+    const int64_t tile = TileOf(tokens);
+    if (tile == 0 || tile >= tokens) {
+      const ValueId m = Norm(h, w.post_attention_norm, "post_attention_norm");
+      return RecordAdd(tape_, h, SwiGLUMlp(m, w), prefix_ + "out");
+    }
+    // A trained norm sums its gradient over all tokens at once, and a residual beside it passes one that is no tile's.
+    const bool norm_trains = tape_->value(tape_->Persistent(w.post_attention_norm)).needs_gradient;
+    const std::string prefix = prefix_;
+    const ValueId source = norm_trains ? Norm(h, w.post_attention_norm, "post_attention_norm") : h;
+    ValueId whole = kNoValue;
+    // Last tile first, so that backward, which goes the other way, sums over tokens in their order.
+    for (int64_t begin = (tokens - 1) / tile * tile; begin >= 0; begin -= tile) {
+      prefix_ = absl::StrCat(prefix, "tile", begin / tile, ".");
+      first_row_ = begin;
+      const ValueId x = RecordSliceRows(tape_, source, begin, std::min(tile, tokens - begin), prefix_ + "x");
+      ValueId y = SwiGLUMlp(norm_trains ? x : Norm(x, w.post_attention_norm, "post_attention_norm"), w);
+      if (!norm_trains) y = RecordAdd(tape_, x, y, prefix_ + "y");
+      whole = RecordSetRows(tape_, whole, y, begin, tokens, prefix + "mlp");
+    }
+    first_row_ = 0;
+    prefix_ = prefix;
+    return norm_trains ? RecordAdd(tape_, h, whole, prefix_ + "out") : whole;
+  }
+
+  ValueId SwiGLUMlp(ValueId m, const LayerWeights& w) {
+    const ValueId gate = Linear(m, w.gate, "gate");
+    const ValueId up = Linear(m, w.up, "up");
+    return Linear(RecordSwiGLU(tape_, gate, up, prefix_ + "swiglu"), w.down, "down");
   }
 
   ValueId Linear(ValueId x, const LinearWeights& linear, const char* name) {
@@ -155,6 +197,7 @@ class LayerRecorder {
     lora.scale = linear.lora_scale;
     lora.dropout = dropout_ ? static_cast<float>(decoder_.adapter.dropout) : 0.0f;
     lora.seed = linear.dropout_seed;
+    lora.first_row = first_row_;
     return RecordLoraLinear(tape_, x, weight, bias, lora, decoder_.compute, prefix_ + name);
   }
 
@@ -163,6 +206,8 @@ class LayerRecorder {
   DecoderInputs inputs_;
   RopeTableValues rope_;
   bool dropout_;
+  int64_t mlp_tile_;
+  int64_t first_row_ = 0;  // of the tile that is recorded
   std::string prefix_;
 };
 
@@ -287,7 +332,7 @@ ValueId RecordDecoder(Tape* tape, const Decoder& decoder, const DecoderInputs& i
   const RopeTableValues table =
       RecordRopeTable(tape, inputs.positions, std::move(rope.inv_freq), rope.attention_factor);
   ValueId x = RecordEmbedding(tape, tape->Persistent(decoder.embedding), inputs.ids, "embedding");
-  LayerRecorder recorder(tape, decoder, inputs, table, options.dropout);
+  LayerRecorder recorder(tape, decoder, inputs, table, options);
   const std::vector<StoreId>& caches = options.caches;
   for (int64_t i = 0; i < c.num_layers; ++i) {
     const bool cached = !caches.empty();

@@ -104,7 +104,11 @@ struct DecoderInputs {
 DecoderInputs RecordInputs(Tape* tape, int64_t tokens);
 
 struct RecordOptions {
-  bool dropout = false;         // training: the adapter's dropout is active
+  bool dropout = false;  // training: the adapter's dropout is active
+  // Tokens of a tile of the MLP, a multiple of kMatMulInnerBlock, or more where that would be above 16 tiles; 0: the
+  // whole micro-batch at once. Gradients are the
+  // same bits but for the sums over tokens of dropped-out inputs.
+  int64_t mlp_tile = 0;
   std::vector<StoreId> caches;  // generation: two store entries a layer, keys and values; else empty
 };
 // Final hidden states [T, hidden] after the last norm.

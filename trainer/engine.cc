@@ -58,7 +58,8 @@ std::unique_ptr<PlannedTape> Engine::Record(int64_t tokens, bool train) const {
   auto planned = std::make_unique<PlannedTape>(store_);
   Tape* tape = &planned->tape;
   planned->inputs = RecordInputs(tape, tokens);
-  planned->hidden = RecordDecoder(tape, *decoder_, planned->inputs, {.dropout = train, .caches = {}});
+  planned->hidden =
+      RecordDecoder(tape, *decoder_, planned->inputs, {.dropout = train, .mlp_tile = options_.mlp_tile, .caches = {}});
   LinearCrossEntropyOptions loss = options_.loss;
   if (!train) {
     // Reported losses are plain cross-entropy.

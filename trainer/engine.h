@@ -20,6 +20,7 @@ namespace thimble {
 
 struct EngineOptions {
   SavePlan activations = SavePolicy::kRecompute;
+  int64_t mlp_tile = 0;      // tokens of a tile of the MLP, see RecordOptions
   std::string spill_folder;  // of the disk tier; empty: TMPDIR or /tmp
   LinearCrossEntropyOptions loss;
   OptimizerOptions optimizer;

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <filesystem>
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -20,12 +21,13 @@
 #include "ops/cpu_level.h"
 #include "ops/elementwise.h"
 #include "ops/parallel.h"
+#include "trainer/tier.h"
 
 namespace thimble {
 namespace {
 
 // To be raised when a measurement changes.
-constexpr int kFileVersion = 1;
+constexpr int kFileVersion = 2;
 
 // Seconds of the fastest of several runs over about `budget` seconds.
 template <typename Body>
@@ -52,6 +54,21 @@ double MeasureMemory() {
     Add({a.data(), 1, kCount}, {b.data(), 1, kCount}, {y.data(), 1, kCount});
   });
   return 3.0 * sizeof(float) * kCount / seconds;
+}
+
+// Through the page cache, as a spill file is used.
+double MeasureDisk() {
+  constexpr int64_t kBytes = int64_t{32} << 20;
+  constexpr double kSlow = 1e8;  // where there is no place for a spill file
+  absl::StatusOr<std::unique_ptr<Tier>> tier = MakeDiskTier("", kBytes);
+  if (!tier.ok()) return kSlow;
+  std::vector<char> bytes(kBytes, 1);
+  bool ok = true;
+  const double seconds = BestSeconds(0.05, [&] {
+    ok = (*tier)->Wait((*tier)->Put(bytes.data(), 0, kBytes)).ok() &&
+         (*tier)->Wait((*tier)->Get(0, bytes.data(), kBytes)).ok();
+  });
+  return ok ? 2.0 * kBytes / seconds : kSlow;
 }
 
 // Forward, one sample of 512 tokens, four heads of the usual width: a few milliseconds.
@@ -104,7 +121,8 @@ bool ReadRates(const std::string& path, const std::string& machine, MachineRates
   for (const auto& [name, rate] : {std::pair<const char*, double*>{"f32_flops", &rates->f32_flops},
                                    {"bf16_flops", &rates->bf16_flops},
                                    {"attention_flops", &rates->attention_flops},
-                                   {"memory_bytes", &rates->memory_bytes}}) {
+                                   {"memory_bytes", &rates->memory_bytes},
+                                   {"disk_bytes", &rates->disk_bytes}}) {
     const nlohmann::json value = json.value(name, nlohmann::json());
     if (!value.is_number() || !IsRate(value.get<double>())) return false;
     *rate = value.get<double>();
@@ -121,6 +139,7 @@ MachineRates MeasureMachineRates() {
   rates.bf16_flops = matmul.bf16_gflops * 1e9;
   rates.attention_flops = MeasureAttention();
   rates.memory_bytes = MeasureMemory();
+  rates.disk_bytes = MeasureDisk();
   return rates;
 }
 
@@ -146,7 +165,8 @@ MachineRates LoadOrMeasureRates(const std::string& path) {
                                        {"f32_flops", rates.f32_flops},
                                        {"bf16_flops", rates.bf16_flops},
                                        {"attention_flops", rates.attention_flops},
-                                       {"memory_bytes", rates.memory_bytes}};
+                                       {"memory_bytes", rates.memory_bytes},
+                                       {"disk_bytes", rates.disk_bytes}};
   WriteFileAtomically(path, json.dump(2) + "\n").IgnoreError();
   return rates;
 }

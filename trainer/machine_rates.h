@@ -10,9 +10,10 @@ struct MachineRates {
   double bf16_flops = 0;
   double attention_flops = 0;
   double memory_bytes = 0;  // read plus written a second, by all threads
+  double disk_bytes = 0;    // to or from a spill file a second
 };
 
-// Takes about a third of a second and 40 MiB.
+// Takes about a half a second, 40 MiB, and 32 MiB of the temporary folder.
 MachineRates MeasureMachineRates();
 
 // "$XDG_CACHE_HOME/thimble/machine_rates.json", by default under ~/.cache; empty without a home folder.

@@ -82,10 +82,24 @@ int64_t EmbeddingBytes(const Tape& tape, const Step& step) {
   return 2 * tape.value(rows).bytes();
 }
 
+// A transfer takes its turn on the same processors as the kernels, so its time adds to theirs.
+double MemorySeconds(const Tape& tape, const Step& step, const StepCost& cost, const MachineRates& rates) {
+  const double bytes = static_cast<double>(cost.bytes);
+  const auto on_disk = [&tape](ValueId id) {
+    const Value& value = tape.value(id);
+    return value.placement == Placement::kDisk ||
+           (value.placement == Placement::kStore && !tape.store().streams_from_host());
+  };
+  const bool disk = (step.transfer == TransferKind::kPut && on_disk(step.outputs[0])) ||
+                    (step.transfer == TransferKind::kGet && on_disk(step.inputs[0]));
+  return disk ? bytes / 2 / rates.disk_bytes : bytes / rates.memory_bytes;
+}
+
 }  // namespace
 
 StepCost CostOf(const Tape& tape, const Step& step, const CostContext& context) {
   StepCost cost;
+  if (step.transfer == TransferKind::kWait) return cost;
   if (step.op == "embedding" || step.op == "embedding_backward") {
     cost.bytes = EmbeddingBytes(tape, step);
     return cost;
@@ -125,7 +139,7 @@ TapeTime PredictTime(const Tape& tape, const CostContext& context, const Machine
   for (const Step& step : tape.steps()) {
     const StepCost cost = CostOf(tape, step, context);
     const double compute = cost.flops / (cost.unit == Unit::kAttention ? rates.attention_flops : matmul);
-    const double memory = static_cast<double>(cost.bytes) / rates.memory_bytes;
+    const double memory = MemorySeconds(tape, step, cost, rates);
     const double seconds = std::max(compute, memory);
     time.seconds += seconds;
     if (compute >= memory) time.compute_seconds += seconds;

@@ -156,6 +156,12 @@ int64_t Store::TotalBytes() const {
   return bytes;
 }
 
+int64_t Store::ResidentBytes() const {
+  int64_t bytes = 0;
+  for (const StoreEntry& entry : entries_) bytes += entry.slot < 0 ? entry.bytes : 0;
+  return bytes;
+}
+
 std::vector<StoreId> Store::Trainable() const {
   std::vector<StoreId> ids;
   for (StoreId id = 0; id < static_cast<StoreId>(entries_.size()); ++id) {

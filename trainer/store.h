@@ -95,6 +95,7 @@ class Store {
   Vector vector(StoreId id) const;
   int64_t BytesOf(Category category) const;  // without streamed entries
   int64_t TotalBytes() const;
+  int64_t ResidentBytes() const;           // without streamed entries
   std::vector<StoreId> Trainable() const;  // in order of declaration
 
  private:

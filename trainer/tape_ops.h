@@ -27,7 +27,8 @@ struct LoraSpec {
   ValueId magnitude = kNoValue;  // [1, out]: DoRA
   float scale = 1;
   float dropout = 0;
-  uint64_t seed = 0;  // of this module's dropout masks
+  uint64_t seed = 0;      // of this module's dropout masks
+  int64_t first_row = 0;  // of x in the micro-batch, for the masks
 };
 // y = x W^T + scale * dropout(x) A^T B^T (+ bias), or its DoRA form.
 ValueId RecordLoraLinear(Tape* tape, ValueId x, ValueId w, ValueId bias, const LoraSpec& lora, Compute compute,
@@ -51,6 +52,13 @@ ValueId RecordCachedAttention(Tape* tape, ValueId q, ValueId k, ValueId v, Value
 
 ValueId RecordSwiGLU(Tape* tape, ValueId gate, ValueId up, const std::string& name);
 ValueId RecordAdd(Tape* tape, ValueId a, ValueId b, const std::string& name);
+
+// y = x[begin .. begin + rows). All uses of x that pass a gradient must be such slices, together all of its rows and
+// none twice.
+ValueId RecordSliceRows(Tape* tape, ValueId x, int64_t begin, int64_t rows, const std::string& name);
+// [total, cols] with these rows at `begin` and the others as in so_far (kNoValue: not set yet); so_far is not to be
+// used elsewhere.
+ValueId RecordSetRows(Tape* tape, ValueId so_far, ValueId rows, int64_t begin, int64_t total, const std::string& name);
 
 struct LossValues {
   ValueId loss = kNoValue;  // [1, T], 0 where there is no target

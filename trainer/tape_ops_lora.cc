@@ -12,7 +12,7 @@ namespace thimble {
 namespace {
 
 LoraDropout DropoutOf(const LoraSpec& lora, const StepContext& c) {
-  return {lora.dropout, lora.seed, c.scalars().dropout_counter};
+  return {lora.dropout, lora.seed, c.scalars().dropout_counter, lora.first_row};
 }
 
 // dx of the frozen weight, then the adapter's share added to it; da and db accumulated.

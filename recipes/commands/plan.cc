@@ -42,7 +42,8 @@ nlohmann::ordered_json PredictionJson(const TapeTime& time, int64_t tokens, cons
   json["rates"] = {{"f32_flops", rates.f32_flops},
                    {"bf16_flops", rates.bf16_flops},
                    {"attention_flops", rates.attention_flops},
-                   {"memory_bytes", rates.memory_bytes}};
+                   {"memory_bytes", rates.memory_bytes},
+                   {"disk_bytes", rates.disk_bytes}};
   return json;
 }
 

@@ -47,7 +47,9 @@ TEST_F(ResumedRun, SlowTwentyKillsChangeNoBit) {
       const ProgramResult result = program.Wait();
       done = result.signal == 0;
       kills += done ? 0 : 1;
-      if (done) ASSERT_EQ(result.exit_code, 0) << result.errors;
+      if (done) {
+        ASSERT_EQ(result.exit_code, 0) << result.errors;
+      }
     }
     // The recipe is part of a checkpoint, the run's folder is not.
     ExpectSameEnd(Path("whole"), Path(folder));

@@ -29,7 +29,9 @@ TEST(CpuLevelTest, FollowsTheForcedLevel) {
                                                          : CpuLevel::kGeneric;
     EXPECT_EQ(ActiveCpuLevel(), expected) << name;
     EXPECT_LE(ActiveCpuLevel(), best);
-    if (expected != CpuLevel::kAvx512) EXPECT_EQ(ActiveBf16Path(), Bf16Path::kRounded);
+    if (expected != CpuLevel::kAvx512) {
+      EXPECT_EQ(ActiveBf16Path(), Bf16Path::kRounded);
+    }
   });
   EXPECT_EQ(ActiveCpuLevel(), best);
 }
@@ -38,7 +40,9 @@ TEST(CpuLevelTest, IsTheEnvironmentsOrLess) {
   const char* name = std::getenv("THIMBLE_CPU");
   if (name == nullptr || *name == '\0') GTEST_SKIP() << "THIMBLE_CPU is not set";
   for (const CpuLevel level : {CpuLevel::kGeneric, CpuLevel::kAvx2, CpuLevel::kAvx512}) {
-    if (CpuLevelName(level) == name) EXPECT_LE(ActiveCpuLevel(), level);
+    if (CpuLevelName(level) == name) {
+      EXPECT_LE(ActiveCpuLevel(), level);
+    }
   }
 }
 

@@ -63,11 +63,11 @@ class TestMatrix {
     return values;
   }
   bool PaddingIntact() const {
-    for (int64_t i = 0; i < static_cast<int64_t>(data_.size()); ++i) {
+    for (int64_t i = 0; i < (rows_ + 1) * stride_; ++i) {
       const bool inside = i / stride_ < rows_ && i % stride_ < cols_;
       if (!inside && data_[i] != kSentinel) return false;
     }
-    return true;
+    return data_.back() == kSentinel;
   }
 
  private:

@@ -146,7 +146,9 @@ TEST_P(GoldenTest, BitsOfBitsandbytes) {
     EXPECT_EQ(Crc32(w.codes), row.codes);
     EXPECT_EQ(Crc32(w.absmax), row.absmax);
     const bool decode = row.block_size == 64 || row.block_size == 4096;
-    if (decode) EXPECT_EQ(Crc32(DecodeAll(w.View())), row.decoded);
+    if (decode) {
+      EXPECT_EQ(Crc32(DecodeAll(w.View())), row.decoded);
+    }
 
     WeightQuantizer quantizer(format, 1, kCount, row.block_size, true);
     quantizer.Push({values.data(), kCount});
@@ -155,7 +157,9 @@ TEST_P(GoldenTest, BitsOfBitsandbytes) {
     EXPECT_EQ(Bits(nested.nested_offset), row.offset);
     EXPECT_EQ(Crc32(nested.absmax_codes), row.nested_codes);
     EXPECT_EQ(Crc32(nested.nested_absmax), row.nested_absmax);
-    if (decode) EXPECT_EQ(Crc32(DecodeAll(nested.View())), row.decoded_nested);
+    if (decode) {
+      EXPECT_EQ(Crc32(DecodeAll(nested.View())), row.decoded_nested);
+    }
     ++checked;
   }
   EXPECT_EQ(checked, 16);

@@ -180,6 +180,34 @@ TEST(OffloadTest, StreamedWeightsGiveTheSameBits) {
   }
 }
 
+TEST(OffloadTest, TilesOfTheMlpGiveTheSameBitsInLessMemory) {
+  constexpr int64_t kMany = 5 * 256 + 100;
+  const Batch batch = Packed({RandomSample(500, 1, 67), RandomSample(kMany - 500, 2, 67)});
+  for (const bool full : {false, true}) {
+    TinyModel model(DeepConfig(), full ? AdapterOptions() : TinyAdapter());
+    Engine whole = model.MakeEngine(kMany, SavePolicy::kRecompute);
+    double expected_loss = 0;
+    const std::vector<float> expected = GradientsOf(&whole, {batch}, &expected_loss);
+    for (const int64_t tile : {256, 512, 1024}) {
+      for (const SavePlan& plan : {SavePlan(SavePolicy::kKeep), SavePlan(SavePolicy::kRecompute),
+                                   SavePlan(SavePolicy::kOffloadHost), Spans(3, SaveAction::kKeep)}) {
+        EngineOptions options;
+        options.activations = plan;
+        options.max_tokens = kMany;
+        options.mlp_tile = tile;
+        Engine engine(&model.decoder(), &model.store(), options);
+        double loss = 0;
+        EXPECT_EQ(GradientsOf(&engine, {batch}, &loss), expected) << tile << " " << plan.Text(kLayers);
+        EXPECT_EQ(loss, expected_loss);
+        EXPECT_EQ(engine.arena_high_water_bytes(), engine.largest().plan.device.peak_bytes);
+        if (!full && plan == SavePlan(SavePolicy::kRecompute)) {
+          EXPECT_LT(engine.arena_bytes(), whole.arena_bytes());
+        }
+      }
+    }
+  }
+}
+
 TEST(OffloadTest, TextNamesRangesOfLayers) {
   EXPECT_EQ(SavePlan(SavePolicy::kRecompute).Text(4), "recompute");
   EXPECT_EQ(Plan(SaveAction::kRecompute, SaveAction::kOffloadDisk).Text(4), "recompute/offload_disk");

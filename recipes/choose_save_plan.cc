@@ -1,0 +1,134 @@
+#include "recipes/choose_save_plan.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "recipes/plan_policies.h"
+#include "recipes/planned_run.h"
+
+namespace thimble {
+namespace {
+
+struct Candidate {
+  SavePlan plan;
+  int64_t device_bytes = 0;
+  double seconds = 0;
+  bool fits = false;
+};
+
+class PlanSearch {
+ public:
+  PlanSearch(const recipe::Recipe& recipe, const Decoder& decoder, Store* store, const EngineOptions& options,
+             const TierBudgets& budgets, int64_t besides_bytes, const MachineRates& rates)
+      : recipe_(recipe),
+        decoder_(decoder),
+        store_(store),
+        options_(options),
+        budgets_(budgets),
+        besides_bytes_(besides_bytes),
+        rates_(rates),
+        layers_(decoder.config.num_layers) {}
+
+  ChosenSavePlan Run() {
+    const Candidate keep = Try(SavePolicy::kKeep);
+    ChosenSavePlan chosen;
+    chosen.keep_step_seconds = keep.seconds;
+    if (!keep.fits) TryOthers(keep);
+    chosen.plan = best_.plan;
+    chosen.fits = best_.fits;
+    chosen.step_seconds = best_.seconds;
+    return chosen;
+  }
+
+ private:
+  void TryOthers(const Candidate& keep) {
+    std::vector<Candidate> uniform = {keep};
+    for (const PolicyCandidate& policy : PolicyCandidates(options_)) {
+      const SavePlan& plan = policy.options.activations;
+      if (plan == keep.plan || !Allowed(plan)) continue;
+      uniform.push_back(Try(plan));
+    }
+    for (const Candidate& slow : uniform) {
+      for (const Candidate& fast : uniform) {
+        if (slow.fits && !fast.fits && fast.seconds < slow.seconds) Mix(slow, fast);
+      }
+    }
+    for (const int64_t span : {2, 4, 8}) {
+      if (span > layers_) break;
+      for (const SaveAction kept : {SaveAction::kKeep, SaveAction::kOffloadHost, SaveAction::kOffloadDisk}) {
+        if (Allowed(SavePlan(LayerSavePlan{SaveAction::kRecompute, kept}))) Try(Spans(span, kept));
+      }
+    }
+  }
+
+  bool Allowed(const SavePlan& plan) const {
+    return (budgets_.host > 0 || !plan.UsesTier(SaveAction::kOffloadHost)) &&
+           (budgets_.disk > 0 || !plan.UsesTier(SaveAction::kOffloadDisk));
+  }
+
+  SavePlan Spans(int64_t span, SaveAction kept) const {
+    SavePlan plan(LayerSavePlan{SaveAction::kRecompute, SaveAction::kRecompute});
+    for (int64_t layer = span - 1; layer < layers_; layer += span) {
+      plan.SetLayer(layer, {SaveAction::kRecompute, kept});
+    }
+    return plan;
+  }
+
+  // As many of the last layers as fit under the faster plan: what they save lives shortest.
+  void Mix(const Candidate& slow, const Candidate& fast) {
+    int64_t fitting = 0;
+    int64_t above = layers_;
+    while (above - fitting > 1) {
+      const int64_t count = fitting + (above - fitting) / 2;
+      SavePlan plan = slow.plan;
+      for (int64_t layer = layers_ - count; layer < layers_; ++layer) plan.SetLayer(layer, fast.plan.layer(layer));
+      (Try(plan).fits ? fitting : above) = count;
+    }
+  }
+
+  Candidate Try(const SavePlan& plan) {
+    EngineOptions options = options_;
+    options.activations = plan;
+    const Engine engine(&decoder_, store_, options);
+    const auto within = [](int64_t budget, int64_t bytes) { return budget == 0 || bytes <= budget; };
+    const int64_t on_host = store_->streams_from_host() ? store_->stream_bytes() : 0;
+    const int64_t on_disk = store_->stream_bytes() - on_host;
+    Candidate candidate;
+    candidate.plan = plan;
+    candidate.device_bytes = besides_bytes_ + engine.arena_bytes();
+    candidate.seconds = PredictStep(decoder_, engine, recipe_, rates_).seconds;
+    candidate.fits = within(budgets_.device, candidate.device_bytes) &&
+                     within(budgets_.host, on_host + engine.tier_bytes(Placement::kHost)) &&
+                     within(budgets_.disk, on_disk + engine.tier_bytes(Placement::kDisk));
+    if (!tried_ || Better(candidate, best_)) best_ = candidate;
+    tried_ = true;
+    return candidate;
+  }
+
+  static bool Better(const Candidate& a, const Candidate& b) {
+    if (a.fits != b.fits) return a.fits;
+    if (!a.fits) return a.device_bytes < b.device_bytes;
+    return a.seconds != b.seconds ? a.seconds < b.seconds : a.device_bytes < b.device_bytes;
+  }
+
+  const recipe::Recipe& recipe_;
+  const Decoder& decoder_;
+  Store* store_;
+  EngineOptions options_;
+  TierBudgets budgets_;
+  int64_t besides_bytes_;
+  MachineRates rates_;
+  int64_t layers_;
+  Candidate best_;
+  bool tried_ = false;
+};
+
+}  // namespace
+
+ChosenSavePlan ChooseSavePlan(const recipe::Recipe& recipe, const Decoder& decoder, Store* store,
+                              const EngineOptions& options, const TierBudgets& budgets, int64_t besides_bytes,
+                              const MachineRates& rates) {
+  return PlanSearch(recipe, decoder, store, options, budgets, besides_bytes, rates).Run();
+}
+
+}  // namespace thimble

@@ -1,0 +1,28 @@
+// memory.activations: auto. The fastest plan for saved values that fits the stated budgets.
+#pragma once
+
+#include <cstdint>
+
+#include "recipes/recipe.pb.h"
+#include "trainer/decoder.h"
+#include "trainer/engine.h"
+#include "trainer/machine_rates.h"
+#include "trainer/run_plan.h"
+
+namespace thimble {
+
+struct ChosenSavePlan {
+  SavePlan plan;
+  bool fits = false;             // false: nothing fits, and this takes the fewest device bytes
+  double step_seconds = 0;       // predicted
+  double keep_step_seconds = 0;  // of keeping everything: no plan is faster
+};
+
+// Tries every policy for all layers, every pair of policies with as many of the last layers as fit under the faster
+// one, and saving the results of every second, fourth or eighth layer only; each candidate is planned for real. The
+// host and disk tiers are used only where they have a budget. `besides_bytes`: of the device tier beside the arena.
+ChosenSavePlan ChooseSavePlan(const recipe::Recipe& recipe, const Decoder& decoder, Store* store,
+                              const EngineOptions& options, const TierBudgets& budgets, int64_t besides_bytes,
+                              const MachineRates& rates);
+
+}  // namespace thimble
