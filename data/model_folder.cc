@@ -164,10 +164,10 @@ absl::StatusOr<TensorRef> ModelFolder::Require(std::string_view name, const std:
   return *tensor;
 }
 
-std::vector<std::string> ModelFolder::CarriedFiles() const {
+std::vector<std::string> CarriedFiles(const std::string& folder) {
   std::vector<std::string> names;
   std::error_code error;
-  for (const fs::directory_entry& entry : fs::directory_iterator(path_, error)) {
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder, error)) {
     const std::string name = entry.path().filename().string();
     if (entry.is_regular_file(error) && IsCarried(name)) names.push_back(name);
   }
@@ -248,9 +248,9 @@ absl::Status ModelFolderWriter::WriteFile(const std::string& name, std::string_v
   return WriteFileAtomically(beside_ + "/" + name, content);
 }
 
-absl::Status ModelFolderWriter::CarryFiles(const ModelFolder& source) {
-  for (const std::string& name : source.CarriedFiles()) {
-    ASSIGN_OR_RETURN(const std::string content, ReadFile(source.path() + "/" + name));
+absl::Status ModelFolderWriter::CarryFiles(const std::string& folder) {
+  for (const std::string& name : CarriedFiles(folder)) {
+    ASSIGN_OR_RETURN(const std::string content, ReadFile(folder + "/" + name));
     RETURN_IF_ERROR(WriteFile(name, content));
   }
   return absl::OkStatus();

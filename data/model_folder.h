@@ -37,9 +37,6 @@ class ModelFolder {
   const TensorRef* Find(std::string_view name) const;
   // A tensor that must be there: NotFound without it, InvalidArgument with both shapes where its shape differs.
   absl::StatusOr<TensorRef> Require(std::string_view name, const std::vector<int64_t>& shape) const;
-  // Names of the files to carry along when a model made from this one is written: tokenizer, chat template,
-  // vocabulary, generation settings.
-  std::vector<std::string> CarriedFiles() const;
 
  private:
   explicit ModelFolder(const std::string& path) : path_(path) {}
@@ -53,6 +50,10 @@ class ModelFolder {
   std::vector<TensorRef> tensors_;
   absl::flat_hash_map<std::string, size_t> index_;
 };
+
+// Names of the files to carry along when a model made from the one in `folder` is written: tokenizer, chat template,
+// vocabulary, generation settings.
+std::vector<std::string> CarriedFiles(const std::string& folder);
 
 inline constexpr int64_t kDefaultMaxShardBytes = 50'000'000'000;
 
@@ -76,8 +77,8 @@ class ModelFolderWriter {
   absl::Status AppendFloats(std::string_view name, ConstVector values);
   // A file beside the tensors.
   absl::Status WriteFile(const std::string& name, std::string_view content);
-  // Copies source.CarriedFiles().
-  absl::Status CarryFiles(const ModelFolder& source);
+  // Copies CarriedFiles(folder).
+  absl::Status CarryFiles(const std::string& folder);
   absl::Status Finish();
   // Of all tensors.
   int64_t data_bytes() const { return data_bytes_; }

@@ -74,7 +74,8 @@ absl::Status CopyTensor(const TensorRef& tensor, ModelFolderWriter* writer) {
   return absl::OkStatus();
 }
 
-// The entry of config.json by which transformers knows what it reads.
+}  // namespace
+
 nlohmann::json QuantizationConfig(const Quantize4BitOptions& options, TensorDType dtype) {
   const char* compute = dtype == TensorDType::kF32 ? "float32" : dtype == TensorDType::kF16 ? "float16" : "bfloat16";
   return {{"quant_method", "bitsandbytes"},
@@ -91,8 +92,6 @@ nlohmann::json QuantizationConfig(const Quantize4BitOptions& options, TensorDTyp
           {"llm_int8_enable_fp32_cpu_offload", false},
           {"llm_int8_has_fp16_weight", false}};
 }
-
-}  // namespace
 
 bool IsDecoderLinear(std::string_view name) { return EndsWith(NameInLayer(name), "_proj.weight"); }
 
@@ -161,7 +160,7 @@ absl::StatusOr<TensorCounts> QuantizeModelFolder(const std::string& in, const st
     ASSIGN_OR_RETURN(weight.weight, QuantizeTensor(tensor, options.quantize));
     RETURN_IF_ERROR(AppendBnbWeight(tensor.info->name, weight, writer.get()));
   }
-  RETURN_IF_ERROR(writer->CarryFiles(*source));
+  RETURN_IF_ERROR(writer->CarryFiles(in));
   RETURN_IF_ERROR(writer->Finish());
   ASSIGN_OR_RETURN(const std::unique_ptr<ModelFolder> written, ModelFolder::Open(out));
   return CountTensors(*written);

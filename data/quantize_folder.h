@@ -25,6 +25,9 @@ TensorCounts CountTensors(const ModelFolder& folder);
 // norms and lm_head are not.
 bool IsDecoderLinear(std::string_view name);
 
+// The entry quantization_config of config.json by which transformers knows 4-bit weights that were of type `dtype`.
+nlohmann::json QuantizationConfig(const Quantize4BitOptions& options, TensorDType dtype);
+
 struct QuantizeFolderOptions {
   Quantize4BitOptions quantize;
   int64_t max_shard_bytes = kDefaultMaxShardBytes;

@@ -120,7 +120,7 @@ absl::Status ExportMerged(const Decoder& decoder, const Store& store, const Expo
     }
   }
   if (source.base != nullptr) {
-    RETURN_IF_ERROR(writer->CarryFiles(*source.base));
+    RETURN_IF_ERROR(writer->CarryFiles(source.base->path()));
   } else {
     RETURN_IF_ERROR(CarryTokenizer(source.tokenizer_folder, writer.get()));
   }

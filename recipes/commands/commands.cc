@@ -13,6 +13,7 @@ const std::vector<Command>& Commands() {
       DataCommand(),
       ExportCommand(),
       QuantizeCommand(),
+      InitCommand(),
       InspectCommand(),
       TokenizeCommand(),
       HelpCommand(),

@@ -12,6 +12,7 @@ Command GenerateCommand();
 Command DataCommand();
 Command ExportCommand();
 Command HelpCommand();
+Command InitCommand();
 Command InspectCommand();
 Command PlanCommand();
 Command QuantizeCommand();

@@ -12,4 +12,5 @@ DEFINE_string(data, "", "File of rows: JSON, JSON lines or plain text, also as .
 DEFINE_string(format, "", "What to write, as said above.");
 DEFINE_bool(json, false, "Print one JSON object on standard output; messages go to standard error.");
 DEFINE_string(out, "", "Folder to write; it must not exist, or be empty.");
+DEFINE_int64(seed, 0, "Of what is drawn; the same seed gives the same result.");
 DEFINE_string(set, "", "Override a recipe's option: --set training.steps=100.");

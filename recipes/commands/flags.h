@@ -10,4 +10,5 @@ DECLARE_string(data);
 DECLARE_string(format);
 DECLARE_bool(json);
 DECLARE_string(out);
+DECLARE_int64(seed);
 DECLARE_string(set);

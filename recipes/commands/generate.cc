@@ -31,7 +31,6 @@ DEFINE_double(temperature, 0,
               "0: always the likeliest token; else tokens are drawn, the more evenly the higher it is.");
 DEFINE_int64(top_k, 0, "Draw among so many likeliest tokens. 0: all.");
 DEFINE_double(top_p, 1, "Draw among the likeliest tokens that together have this probability.");
-DEFINE_int64(seed, 0, "Of drawing; the same seed gives the same text.");
 
 namespace thimble {
 namespace {

@@ -1,24 +1,18 @@
 // thimble quantize: a model folder to the same model in 4 bits.
-#include <gflags/gflags.h>
-
 #include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "data/model_folder.h"
 #include "data/quantize_folder.h"
 #include "ops/check.h"
 #include "recipes/commands/commands.h"
 #include "recipes/commands/flags.h"
 #include "recipes/commands/output_folder.h"
+#include "recipes/commands/quantize_flags.h"
 #include "recipes/nearest_name.h"
 #include "trainer/decoder_config.h"
-#include "trainer/run_plan.h"
-
-DEFINE_int64(block_size, 64, "Weights that share one scale: a power of two from 32 to 4096.");
-DEFINE_bool(double_quant, true, "Quantise the scales as well, to 8 bits.");
 
 namespace thimble {
 namespace {
@@ -33,12 +27,7 @@ absl::StatusOr<QuantizeFolderOptions> OptionsFromFlags() {
     return absl::InvalidArgumentError(absl::StrCat("--format: found '", FLAGS_format, "', expected nf4 or fp4",
                                                    DidYouMean(FLAGS_format, {"nf4", "fp4"})));
   }
-  if (FLAGS_block_size < 1 || FLAGS_block_size > 4096 || !IsBlockSize4Bit(static_cast<int32_t>(FLAGS_block_size))) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--block_size: found ", FLAGS_block_size, ", expected 32, 64, 128, 256, 512, 1024, 2048 or 4096"));
-  }
-  options.quantize.block_size = static_cast<int32_t>(FLAGS_block_size);
-  options.quantize.double_quant = FLAGS_double_quant;
+  RETURN_IF_ERROR(SetQuantizeFlags(&options.quantize));
   ASSIGN_OR_RETURN(options.max_shard_bytes, ShardBytesFromFlag());
   return options;
 }
@@ -47,20 +36,6 @@ int64_t TotalBytes(const TensorCounts& counts) {
   int64_t bytes = 0;
   for (const auto& [format, count] : counts) bytes += count.bytes;
   return bytes;
-}
-
-Json CountsJson(const TensorCounts& counts) {
-  Json json = Json::object();
-  for (const auto& [format, count] : counts) json[format] = {{"tensors", count.tensors}, {"bytes", count.bytes}};
-  return json;
-}
-
-void PrintCounts(const char* title, const TensorCounts& counts) {
-  std::printf("%s\n", title);
-  for (const auto& [format, count] : counts) {
-    std::printf("  %-8s %6lld tensor%s %16lld bytes %12s\n", format.c_str(), static_cast<long long>(count.tensors),
-                count.tensors == 1 ? " " : "s", static_cast<long long>(count.bytes), MiBText(count.bytes).c_str());
-  }
 }
 
 absl::Status RunQuantize(const CommandLine& line) {
