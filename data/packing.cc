@@ -221,9 +221,18 @@ void BatchStream::CutWindows() {
   if (left < options_.seq_len) bin_begins_.push_back(static_cast<int64_t>(pieces_.size()));
 }
 
-absl::Status BatchStream::AppendPiece(const Piece& piece, Batch* batch) const {
-  std::vector<int32_t> tokens;
-  std::vector<uint8_t> is_target;
+void Batch::Reset(int64_t max_tokens) {
+  for (std::vector<int32_t>* values : {&tokens, &positions, &starts, &targets}) {
+    values->clear();
+    values->reserve(static_cast<size_t>(max_tokens));
+  }
+  num_targets = 0;
+  num_samples = 0;
+}
+
+absl::Status BatchStream::AppendPiece(const Piece& piece, Batch* batch) {
+  std::vector<int32_t>& tokens = piece_tokens_;
+  std::vector<uint8_t>& is_target = piece_targets_;
   const int64_t seen = piece.count + (piece.continues ? 1 : 0);
   RETURN_IF_ERROR(rows_->Read(piece.row, piece.first, seen, &tokens, &is_target));
   for (int64_t i = 0; i < piece.count; ++i) {
@@ -235,7 +244,7 @@ absl::Status BatchStream::AppendPiece(const Piece& piece, Batch* batch) const {
   return absl::OkStatus();
 }
 
-absl::Status BatchStream::AppendBin(int64_t bin, Batch* batch) const {
+absl::Status BatchStream::AppendBin(int64_t bin, Batch* batch) {
   const bool one_sample = options_.mode == PackingMode::kWindows && !options_.separate_documents;
   auto start = static_cast<int32_t>(batch->tokens.size());
   for (int64_t i = bin_begins_[bin]; i < bin_begins_[bin + 1]; ++i) {
@@ -258,7 +267,10 @@ int64_t BatchStream::batches_per_epoch() const {
 
 absl::Status BatchStream::Next(Batch* batch) {
   PlanEpoch(position_.epoch);
-  *batch = Batch();
+  batch->Reset(max_batch_tokens_);
+  const int64_t longest_piece = std::min(stats_.longest_row, options_.seq_len) + 1;
+  piece_tokens_.reserve(static_cast<size_t>(longest_piece));
+  piece_targets_.reserve(static_cast<size_t>(longest_piece));
   const int64_t begin = position_.index * options_.micro_batch_size;
   const int64_t end = std::min(begin + options_.micro_batch_size, stats_.bins);
   for (int64_t i = begin; i < end; ++i) RETURN_IF_ERROR(AppendBin(order_[i], batch));
@@ -266,17 +278,18 @@ absl::Status BatchStream::Next(Batch* batch) {
   return absl::OkStatus();
 }
 
-absl::Status BatchStream::NextStep(int64_t count, std::vector<Batch>* batches, int64_t* num_targets) {
+absl::StatusOr<int64_t> BatchStream::NextStep(int64_t count, std::vector<Batch>* batches, int64_t* num_targets) {
   CHECK_GE(count, 1);
-  batches->clear();
   *num_targets = 0;
+  int64_t given = 0;
   const int64_t epoch = position_.epoch;
-  while (static_cast<int64_t>(batches->size()) < count && position_.epoch == epoch) {
-    batches->emplace_back();
-    RETURN_IF_ERROR(Next(&batches->back()));
-    *num_targets += batches->back().num_targets;
+  for (; given < count && position_.epoch == epoch; ++given) {
+    if (given == static_cast<int64_t>(batches->size())) batches->emplace_back();
+    Batch& batch = (*batches)[given];
+    RETURN_IF_ERROR(Next(&batch));
+    *num_targets += batch.num_targets;
   }
-  return absl::OkStatus();
+  return given;
 }
 
 absl::Status BatchStream::Seek(const DataPosition& position) {

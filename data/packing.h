@@ -64,6 +64,9 @@ struct Batch {
   std::vector<int32_t> targets;    // the token to predict, -100 for none
   int64_t num_targets = 0;
   int64_t num_samples = 0;
+
+  // Empties it; its memory stays, enough for so many tokens.
+  void Reset(int64_t max_tokens);
 };
 
 // Where a stream stands: the next micro-batch is number `index` of epoch `epoch`.
@@ -78,10 +81,12 @@ class BatchStream {
   // with TooLong::kFail (naming it) or a seq_len below 2.
   static absl::StatusOr<BatchStream> Make(std::shared_ptr<const TokenRows> rows, const PackingOptions& options);
 
-  // The micro-batch at position(), which moves on; epochs follow one another without end.
+  // The micro-batch at position(), which moves on; epochs follow one another without end. A batch that is given again
+  // keeps its memory.
   absl::Status Next(Batch* batch);
   // One optimiser step's worth: the next `count` micro-batches, fewer at the end of an epoch, and all their targets.
-  absl::Status NextStep(int64_t count, std::vector<Batch>* batches, int64_t* num_targets);
+  // Returns their number; `batches` grows to it where it is shorter, and what lies behind keeps its memory.
+  absl::StatusOr<int64_t> NextStep(int64_t count, std::vector<Batch>* batches, int64_t* num_targets);
   const DataPosition& position() const { return position_; }
   // OutOfRange when the index does not exist.
   absl::Status Seek(const DataPosition& position);
@@ -103,8 +108,8 @@ class BatchStream {
   void PlanEpoch(int64_t epoch);
   void PackBins(int64_t epoch);
   void CutWindows();
-  absl::Status AppendBin(int64_t bin, Batch* batch) const;
-  absl::Status AppendPiece(const Piece& piece, Batch* batch) const;
+  absl::Status AppendBin(int64_t bin, Batch* batch);
+  absl::Status AppendPiece(const Piece& piece, Batch* batch);
 
   std::shared_ptr<const TokenRows> rows_;
   PackingOptions options_;
@@ -116,6 +121,8 @@ class BatchStream {
   std::vector<Piece> pieces_;        // of planned_epoch_, bin after bin
   std::vector<int64_t> bin_begins_;  // bin b is pieces_[bin_begins_[b] .. bin_begins_[b + 1])
   std::vector<int64_t> order_;       // bins as they are given out in planned_epoch_
+  std::vector<int32_t> piece_tokens_;
+  std::vector<uint8_t> piece_targets_;
 };
 
 // 0 .. count-1 in an order that depends on (seed, epoch, count) alone.

@@ -199,7 +199,7 @@ class Search {
       const std::optional<PlanChange> change = Try(Strongest(fewer), EffectOf(fewer));
       if (!change.has_value()) continue;
       smallest = change;
-      used = fewer;
+      used = std::move(fewer);
     }
     const bool shortens = !used.empty() && used.back()->longest_sequence;
     if (shortens) {

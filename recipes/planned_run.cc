@@ -10,7 +10,6 @@
 #include "recipes/choose_save_plan.h"
 #include "recipes/recipe_options.h"
 #include "recipes/save_plan_options.h"
-#include "trainer/generator.h"
 #include "trainer/optimizer_state.h"
 #include "trainer/process_memory.h"
 
@@ -101,6 +100,18 @@ int64_t TrainedParameters(const ModelSession& model) {
   int64_t trained = 0;
   for (StoreId id : model.store.Trainable()) trained += model.store.entry(id).rows * model.store.entry(id).cols;
   return trained;
+}
+
+MeasuredBytes Measure(const PlannedRun& run, const Generator* generator) {
+  const Store& store = run.model->store;
+  MeasuredBytes measured;
+  measured.device = store.HeldBytes() + run.engine->arena_high_water_bytes();
+  if (generator != nullptr) measured.device += generator->HeldBytes();
+  const auto add = [](const Tier* tier, int64_t* bytes) { *bytes += tier == nullptr ? 0 : tier->high_water_bytes(); };
+  add(run.engine->tier(Placement::kHost), &measured.host);
+  add(run.engine->tier(Placement::kDisk), &measured.disk);
+  add(store.weight_tier(), store.streams_from_host() ? &measured.host : &measured.disk);
+  return measured;
 }
 
 absl::StatusOr<PlannedRun> PlanRun(const Recipe& recipe, ModelParts parts) {

@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "recipes/session.h"
 #include "trainer/engine.h"
+#include "trainer/generator.h"
 #include "trainer/machine_rates.h"
 #include "trainer/run_plan.h"
 #include "trainer/step_cost.h"
@@ -26,6 +27,15 @@ struct PlannedRun {
 
   bool has_data() const { return data.train_stream != nullptr; }
 };
+
+// Bytes of each tier that a run has really taken so far.
+struct MeasuredBytes {
+  int64_t device = 0;
+  int64_t host = 0;
+  int64_t disk = 0;
+};
+// `generator` answers sample prompts; null without.
+MeasuredBytes Measure(const PlannedRun& run, const Generator* generator);
 
 // With ModelParts::kConfiguration the base may be a config.json, and data and tokenizer may be missing. Micro-batches
 // are then data.seq_len times training.micro_batch_size tokens long.

@@ -31,11 +31,11 @@ nlohmann::ordered_json RunSummaryJson(const RunSummary& summary) {
   json["best_step"] = state.best_step;
   json["stopped_early"] = summary.stopped_early;
   json["memory"]["device"]["planned_bytes"] = summary.plan.planned_bytes;
-  json["memory"]["device"]["measured_bytes"] = summary.measured_device_bytes;
+  json["memory"]["device"]["measured_bytes"] = summary.measured.device;
   json["memory"]["host"]["planned_bytes"] = summary.plan.host.planned_bytes;
-  json["memory"]["host"]["measured_bytes"] = summary.measured_host_bytes;
+  json["memory"]["host"]["measured_bytes"] = summary.measured.host;
   json["memory"]["disk"]["planned_bytes"] = summary.plan.disk.planned_bytes;
-  json["memory"]["disk"]["measured_bytes"] = summary.measured_disk_bytes;
+  json["memory"]["disk"]["measured_bytes"] = summary.measured.disk;
   json["memory"]["stalled_seconds"] = summary.stalled_seconds;
   json["memory"]["process"]["planned_bytes"] = summary.plan.process_bytes;
   json["memory"]["process"]["measured_bytes"] = summary.process_peak_bytes;
@@ -60,13 +60,13 @@ std::string FormatRunSummary(const RunSummary& summary, const std::string& folde
                           state.loss_before, state.last_eval_loss, state.best_eval_loss, state.best_step);
   }
   absl::StrAppendFormat(&text, "  device memory    planned %s, measured %s\n", MiBText(summary.plan.planned_bytes),
-                        MiBText(summary.measured_device_bytes));
+                        MiBText(summary.measured.device));
   const auto tier = [&](const char* name, int64_t planned, int64_t measured) {
     if (planned == 0) return;
     absl::StrAppendFormat(&text, "  %-16s planned %s, measured %s\n", name, MiBText(planned), MiBText(measured));
   };
-  tier("host memory", summary.plan.host.planned_bytes, summary.measured_host_bytes);
-  tier("spill file", summary.plan.disk.planned_bytes, summary.measured_disk_bytes);
+  tier("host memory", summary.plan.host.planned_bytes, summary.measured.host);
+  tier("spill file", summary.plan.disk.planned_bytes, summary.measured.disk);
   if (summary.plan.host.planned_bytes + summary.plan.disk.planned_bytes > 0 && state.seconds > 0) {
     absl::StrAppendFormat(&text, "  waited for them  %.1f s, %.1f%% of the time\n", summary.stalled_seconds,
                           100 * summary.stalled_seconds / state.seconds);

@@ -6,6 +6,7 @@
 
 #include "absl/status/status.h"
 #include "nlohmann/json.hpp"
+#include "recipes/planned_run.h"
 #include "trainer/checkpoint.h"
 #include "trainer/export.h"
 #include "trainer/run_plan.h"
@@ -17,9 +18,7 @@ struct RunSummary {
   double train_loss = 0;  // of the last step
   bool stopped_early = false;
   RunPlan plan;
-  int64_t measured_device_bytes = 0;
-  int64_t measured_host_bytes = 0;
-  int64_t measured_disk_bytes = 0;
+  MeasuredBytes measured;
   double stalled_seconds = 0;  // in which the kernels waited for transfers
   int64_t process_peak_bytes = 0;
   std::string export_path;  // empty: nothing exported

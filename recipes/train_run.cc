@@ -222,17 +222,11 @@ class Runner {
     summary.train_loss = result.state.train_loss;
     summary.stopped_early = result.stopped_early;
     summary.plan = planned_.plan;
-    summary.measured_device_bytes =
-        planned_.plan.planned_bytes - planned_.plan.arena_bytes + planned_.engine->arena_high_water_bytes();
-    const auto add = [&summary](const Tier* tier, int64_t* measured) {
-      if (tier == nullptr) return;
-      *measured += tier->high_water_bytes();
-      summary.stalled_seconds += tier->stalled_seconds();
-    };
-    const Store& store = model().store;
-    add(planned_.engine->tier(Placement::kHost), &summary.measured_host_bytes);
-    add(planned_.engine->tier(Placement::kDisk), &summary.measured_disk_bytes);
-    add(store.weight_tier(), store.streams_from_host() ? &summary.measured_host_bytes : &summary.measured_disk_bytes);
+    summary.measured = Measure(planned_, generator_.get());
+    for (const Tier* tier : {planned_.engine->tier(Placement::kHost), planned_.engine->tier(Placement::kDisk),
+                             static_cast<const Tier*>(model().store.weight_tier())}) {
+      if (tier != nullptr) summary.stalled_seconds += tier->stalled_seconds();
+    }
     summary.process_peak_bytes = PeakResidentBytes();
     summary.export_path = exported.path;
     summary.export_measured = exported.measured;

@@ -101,6 +101,7 @@ Engine::Runnable& Engine::RunBatch(const Batch& batch, bool train, RunScalars* s
   Runnable& runnable = Get(BucketTokens(tokens, options_.max_tokens), train);
   const DecoderInputs& inputs = runnable.planned->inputs;
   const int64_t shape = runnable.planned->tape.value(inputs.ids).cols;
+  padded_.Reset(options_.max_tokens);
   padded_ = batch;
   // Padding rows are samples of one token that see nothing, are seen by nothing and have no target.
   for (int64_t t = tokens; t < shape; ++t) {

@@ -81,9 +81,9 @@ Tier* Executor::TierOf(ValueId slot) const {
   return tape_->value(slot).placement == Placement::kHost ? tiers_.host : tiers_.disk;
 }
 
-int64_t Executor::OffsetOf(ValueId slot) const {
+const PlannedBuffer& Executor::BufferOf(ValueId slot) const {
   const MemoryPlan& plan = tape_->value(slot).placement == Placement::kHost ? plans_->host : plans_->disk;
-  return plan.buffers[plan.buffer_of_value[slot]].offset;
+  return plan.buffers[plan.buffer_of_value[slot]];
 }
 
 absl::Status Executor::RunTransfer(const Step& step) {
@@ -92,7 +92,9 @@ absl::Status Executor::RunTransfer(const Step& step) {
     case TransferKind::kPut: {
       const ValueId slot = step.outputs[0];
       Tier* tier = TierOf(slot);
-      under_way_[slot] = {tier, tier->Put(addresses_[first], OffsetOf(slot), tape_->value(slot).bytes())};
+      const PlannedBuffer& buffer = BufferOf(slot);
+      tier->Touch(buffer.offset + buffer.bytes);
+      under_way_[slot] = {tier, tier->Put(addresses_[first], buffer.offset, tape_->value(slot).bytes())};
       return absl::OkStatus();
     }
     case TransferKind::kGet: {
@@ -105,7 +107,7 @@ absl::Status Executor::RunTransfer(const Step& step) {
         return absl::OkStatus();
       }
       Tier* tier = TierOf(first);
-      under_way_[to] = {tier, tier->Get(OffsetOf(first), addresses_[to], tape_->value(first).bytes())};
+      under_way_[to] = {tier, tier->Get(BufferOf(first).offset, addresses_[to], tape_->value(first).bytes())};
       return absl::OkStatus();
     }
     case TransferKind::kWait:

@@ -59,7 +59,7 @@ class Executor {
  private:
   absl::Status RunTransfer(const Step& step);
   Tier* TierOf(ValueId slot) const;
-  int64_t OffsetOf(ValueId slot) const;
+  const PlannedBuffer& BufferOf(ValueId slot) const;
 
   const Tape* tape_;
   const TierPlans* plans_;

@@ -32,18 +32,28 @@ Generator::Generator(const Decoder* decoder, Store* store, int64_t max_context)
   if (store_->Find(CacheName("keys", 0)) < 0) DeclareCaches(*decoder_, max_context, store_);
   store_->Allocate();
   max_context_ = store_->entry(store_->Find(CacheName("keys", 0))).rows;
-  Chunk largest;
-  RecordChunk(*decoder_, store_, kLargestChunk, &largest);
-  arena_ = std::make_unique<Arena>(largest.plan.device.peak_bytes);
+  arena_ = std::make_unique<Arena>(ArenaBytes(*decoder_, store_));
   logits_.resize(decoder_->config.vocab_size);
   scratch_.resize(MatMulScratchBytes() + 64);
 }
 
 int64_t Generator::WorkspaceBytes(const Decoder& decoder, Store* store) {
-  Chunk largest;
-  RecordChunk(decoder, store, kLargestChunk, &largest);
-  return largest.plan.device.peak_bytes + decoder.config.vocab_size * int64_t{sizeof(float)} + MatMulScratchBytes() +
-         64;
+  return ArenaBytes(decoder, store) + decoder.config.vocab_size * int64_t{sizeof(float)} + MatMulScratchBytes() + 64;
+}
+
+// Smaller chunks have smaller buffers in the same order, but their placement may come out larger.
+int64_t Generator::ArenaBytes(const Decoder& decoder, Store* store) {
+  int64_t bytes = 0;
+  for (int64_t tokens = kLargestChunk; tokens > 0; tokens /= 2) {
+    Chunk chunk;
+    RecordChunk(decoder, store, tokens, &chunk);
+    bytes = std::max(bytes, chunk.plan.device.peak_bytes);
+  }
+  return bytes;
+}
+
+int64_t Generator::HeldBytes() const {
+  return arena_->high_water_bytes() + static_cast<int64_t>(logits_.size() * sizeof(float) + scratch_.size());
 }
 
 void Generator::RecordChunk(const Decoder& decoder, Store* store, int64_t tokens, Chunk* chunk) {
@@ -63,11 +73,6 @@ Generator::Chunk& Generator::Get(int64_t tokens) {
   Chunk& chunk = chunks_[tokens];
   if (chunk.tape != nullptr) return chunk;
   RecordChunk(*decoder_, store_, tokens, &chunk);
-  // Smaller chunks have smaller buffers in the same order; a rare placement that needs more gets the room.
-  if (chunk.plan.device.peak_bytes > arena_->bytes()) {
-    arena_ = std::make_unique<Arena>(chunk.plan.device.peak_bytes);
-    for (auto& [size, other] : chunks_) other.executor = nullptr;
-  }
   return chunk;
 }
 

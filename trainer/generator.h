@@ -43,6 +43,8 @@ class Generator {
   Generated Generate(absl::Span<const int32_t> prompt, const GenerateOptions& options,
                      const std::function<void(int32_t)>& on_token);
 
+  // What of WorkspaceBytes() was touched so far.
+  int64_t HeldBytes() const;
   int64_t max_context() const { return max_context_; }
   // The first failure to fetch a streamed weight; what was generated since is not to be used.
   const absl::Status& status() const { return status_; }
@@ -55,6 +57,7 @@ class Generator {
     ValueId hidden = kNoValue;
     std::unique_ptr<Executor> executor;
   };
+  static int64_t ArenaBytes(const Decoder& decoder, Store* store);
   static void RecordChunk(const Decoder& decoder, Store* store, int64_t tokens, Chunk* chunk);
   Chunk& Get(int64_t tokens);
   // Appends tokens to the caches; logits_ are those after the last of them.

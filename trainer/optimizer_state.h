@@ -38,7 +38,7 @@ struct OptimizerOptions {
 //   adafactor  #exp_avg_sq_row [rows], #exp_avg_sq_col [cols]; of a vector #exp_avg_sq [n]
 //   apollo     #exp_avg, #exp_avg_sq: f32 [rows, rank] or, where rows < cols, [rank, cols]; #update_norm [1]. As adamw
 //              for vectors and for matrices with a side of at most `rank`.
-// Bytes are exact: a plan counts what Allocate() takes, but for its alignment.
+// Bytes are exact; Store::PaddingBytes() counts their alignment.
 void DeclareOptimizerState(const OptimizerOptions& options, Store* store);
 
 }  // namespace thimble

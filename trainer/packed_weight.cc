@@ -41,6 +41,11 @@ Layout LayoutOf(const WeightView& w) {
 
 }  // namespace
 
+int64_t PartBytes(const WeightView& weight) {
+  const Layout l = LayoutOf(weight);
+  return l.codes + l.absmax + l.absmax_codes + l.map + l.nested;
+}
+
 int64_t PackedBytes(const WeightView& weight) {
   const Layout l = LayoutOf(weight);
   return Aligned(l.codes) + Aligned(l.absmax) + Aligned(l.absmax_codes) + Aligned(l.map) + Aligned(l.nested);

@@ -7,6 +7,8 @@
 
 namespace thimble {
 
+// Bytes of a weight's codes and block statistics, wherever they lie.
+int64_t PartBytes(const WeightView& weight);
 // Bytes of the packed form; each part begins on a multiple of 64.
 int64_t PackedBytes(const WeightView& weight);
 // Upper bound of PackedBytes for a weight whose parts take `bytes` together.

@@ -38,6 +38,7 @@ RunPlan MakeRunPlan(const Store& store, const Engine& engine, const TierBudgets&
     const int64_t bytes = store.BytesOf(category);
     if (bytes > 0) plan.categories.emplace_back(std::string(NameOf(category)), bytes);
   }
+  if (store.PaddingBytes() > 0) plan.categories.emplace_back("alignment", store.PaddingBytes());
   const MemoryPlan& memory = engine.largest().plan.device;
   // Scratch at the peak, and whatever lies beside it: the arena is one range that both share.
   plan.categories.emplace_back("activations", engine.arena_bytes() - memory.scratch_bytes_at_peak);

@@ -29,7 +29,7 @@ struct TierUse {
 };
 
 struct RunPlan {
-  // weights, parameters, gradients, moments, cache, activations, workspaces: bytes of the device tier. Their sum is
+  // weights, parameters, gradients, moments, cache, alignment, activations, workspaces: bytes of the device tier. Their sum is
   // planned_bytes.
   std::vector<std::pair<std::string, int64_t>> categories;
   int64_t budget_bytes = 0;       // 0: none stated

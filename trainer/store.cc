@@ -13,6 +13,9 @@ constexpr int64_t kAlignment = 64;
 
 int64_t Aligned(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
+// Whether it lies in the block of Allocate(), once there is one.
+bool InOwnBlock(const StoreEntry& entry) { return entry.view.format == Format::kF32 && entry.slot < 0; }
+
 }  // namespace
 
 std::string_view NameOf(Category category) {
@@ -107,7 +110,7 @@ absl::StatusOr<ReadableWeight> Store::Read(StoreId id) const {
 
 void Store::Allocate() {
   const auto wants_memory = [](const StoreEntry& entry) {
-    return entry.view.data == nullptr && entry.view.format == Format::kF32 && entry.bytes > 0 && entry.slot < 0;
+    return InOwnBlock(entry) && entry.view.data == nullptr && entry.bytes > 0;
   };
   int64_t bytes = 0;
   for (const StoreEntry& entry : entries_) {
@@ -150,15 +153,24 @@ int64_t Store::BytesOf(Category category) const {
   return bytes;
 }
 
-int64_t Store::TotalBytes() const {
+int64_t Store::PaddingBytes() const {
   int64_t bytes = 0;
-  for (const StoreEntry& entry : entries_) bytes += entry.bytes;
+  for (const StoreEntry& entry : entries_) bytes += InOwnBlock(entry) ? Aligned(entry.bytes) - entry.bytes : 0;
   return bytes;
 }
 
 int64_t Store::ResidentBytes() const {
-  int64_t bytes = 0;
+  int64_t bytes = PaddingBytes();
   for (const StoreEntry& entry : entries_) bytes += entry.slot < 0 ? entry.bytes : 0;
+  return bytes;
+}
+
+int64_t Store::HeldBytes() const {
+  int64_t bytes = 0;
+  for (const auto& [address, block_bytes] : blocks_) bytes += block_bytes;
+  for (const StoreEntry& entry : entries_) {
+    if (entry.owner != nullptr && entry.view.data != nullptr) bytes += PartBytes(entry.view);
+  }
   return bytes;
 }
 

@@ -94,8 +94,12 @@ class Store {
   Matrix matrix(StoreId id) const;  // f32 entries only
   Vector vector(StoreId id) const;
   int64_t BytesOf(Category category) const;  // without streamed entries
-  int64_t TotalBytes() const;
-  int64_t ResidentBytes() const;           // without streamed entries
+  // Between entries in the block of Allocate(), so that each begins on a multiple of 64.
+  int64_t PaddingBytes() const;
+  // All of that: what the store takes of the device tier.
+  int64_t ResidentBytes() const;
+  // What it has really taken so far: its blocks, and the parts of bound weights.
+  int64_t HeldBytes() const;
   std::vector<StoreId> Trainable() const;  // in order of declaration
 
  private:

@@ -118,7 +118,7 @@ Tier::Ticket Tier::Get(int64_t slot, void* to, int64_t bytes) {
 
 Tier::Ticket Tier::Submit(int64_t end, int64_t bytes, std::function<absl::Status()> job) {
   CHECK_LE(end, bytes_) << name_;
-  high_water_ = std::max(high_water_, end);
+  Touch(end);
   moved_ += bytes;
   const std::lock_guard<std::mutex> lock(mutex_);
   if (!worker_.joinable()) worker_ = std::thread([this] { Work(); });

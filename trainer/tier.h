@@ -2,6 +2,7 @@
 // the kernels run.
 #pragma once
 
+#include <algorithm>
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
@@ -35,6 +36,8 @@ class Tier {
   int64_t bytes() const { return bytes_; }
   // The end of the highest slot used so far.
   int64_t high_water_bytes() const { return high_water_; }
+  // Counts a slot up to its end as the plan rounded it.
+  void Touch(int64_t end) { high_water_ = std::max(high_water_, end); }
   // Bytes moved either way, and the seconds that Wait stood still.
   int64_t moved_bytes() const { return moved_; }
   double stalled_seconds() const { return stalled_; }

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/types/span.h"
 #include "ops/check.h"
 #include "trainer/process_memory.h"
 
@@ -33,7 +34,7 @@ absl::StatusOr<double> TrainLoop::Evaluate() {
   if (options_.eval_batches > 0) batches = std::min(batches, options_.eval_batches);
   double loss = 0;
   int64_t targets = 0;
-  Batch batch;
+  Batch& batch = eval_batch_;
   for (int64_t i = 0; i < batches; ++i) {
     RETURN_IF_ERROR(eval_->Next(&batch));
     loss += engine_->Evaluate(batch, nullptr);
@@ -74,15 +75,14 @@ absl::Status TrainLoop::EvaluateAndRecord() {
 
 absl::Status TrainLoop::Step() {
   const double begin = Now();
-  std::vector<Batch> batches;
   int64_t targets = 0;
-  RETURN_IF_ERROR(train_->NextStep(options_.accumulation, &batches, &targets));
+  ASSIGN_OR_RETURN(const int64_t count, train_->NextStep(options_.accumulation, &batches_, &targets));
   engine_->ZeroGradients();
   double loss = 0;
   int64_t tokens = 0;
   // One divisor for the whole accumulated batch: never a mean of means.
   const float inverse = targets > 0 ? static_cast<float>(1.0 / static_cast<double>(targets)) : 0.0f;
-  for (const Batch& batch : batches) {
+  for (const Batch& batch : absl::MakeConstSpan(batches_.data(), static_cast<size_t>(count))) {
     loss += engine_->TrainMicroStep(batch, inverse, static_cast<uint64_t>(state_.micro_step));
     RETURN_IF_ERROR(engine_->status());
     tokens += static_cast<int64_t>(batch.tokens.size());

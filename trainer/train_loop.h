@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "data/packing.h"
@@ -68,6 +69,8 @@ class TrainLoop {
   RunLog* log_;
   TrainState state_;
   TrainResult result_;
+  std::vector<Batch> batches_;  // of a step; kept for their memory
+  Batch eval_batch_;
   int64_t saved_step_ = -1;
   int64_t evaluated_step_ = -1;
   int64_t eval_targets_ = 0;  // of the last evaluation
