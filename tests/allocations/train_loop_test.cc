@@ -21,9 +21,12 @@
 namespace thimble {
 namespace {
 
-constexpr int64_t kSteps = 6;
-// Four bytes a token alone are a large allocation.
-constexpr int64_t kSeqLen = 20000;
+constexpr int64_t kSteps = 4;
+constexpr int64_t kLetters = 40;
+constexpr int64_t kRowTokens = kLetters + 1;
+constexpr int64_t kRowsOfABin = 405;
+// Four bytes a token alone are a large allocation. Every bin is full: a tape is recorded once for each size.
+constexpr int64_t kSeqLen = kRowsOfABin * kRowTokens;
 
 // Lets no compiler leave an allocation out.
 void Use(void* pointer) { asm volatile("" : : "r"(pointer) : "memory"); }
@@ -61,7 +64,7 @@ class TrainLoopAllocationTest : public TestFolder {
     TestFolder::SetUp();
     Dice dice(1);
     std::string rows;
-    for (int i = 0; i < 1500; ++i) rows += LetterRow(&dice, 40);
+    for (int i = 0; i < 4 * kRowsOfABin; ++i) rows += LetterRow(&dice, kLetters);
     Write("rows.jsonl", rows);
     Write("tokenizer.json", LetterTokenizerJson());
     Write("tokenizer_config.json", R"({"bos_token": "<s>", "eos_token": "</s>"})");
@@ -89,6 +92,7 @@ class TrainLoopAllocationTest : public TestFolder {
     ASSERT_TRUE(run->engine->Prepare().ok());
     ASSERT_TRUE(LoadModel(run->model.get()).ok());
     ASSERT_GE(run->data.train_stream->max_batch_tokens() * 4, kLargeAllocation);
+    ASSERT_EQ(run->data.train_stream->stats().tokens, 4 * kSeqLen);
     RunLogOptions log_options;
     log_options.folder = Path("run");
     log_options.total_steps = kSteps;
