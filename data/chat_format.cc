@@ -17,7 +17,7 @@ bool EndsWith(std::string_view text, std::string_view end) {
 // Builds the pieces of one conversation.
 class Renderer {
  public:
-  Renderer(const ChatFormat& format, const Row& row, bool generate) : format_(format), row_(row), generate_(generate) {}
+  Renderer(const ChatFormat& format, const Row& row) : format_(format), row_(row) {}
 
   absl::StatusOr<Rendered> Render();
 
@@ -25,6 +25,7 @@ class Renderer {
   void Add(std::string text) { rendered_.pieces.push_back({std::move(text), false, false}); }
   // Assistant text with its end-of-turn token: what the model learns to write.
   void AddAnswer(std::string text) {
+    rendered_.last_answer = static_cast<int64_t>(rendered_.pieces.size());
     rendered_.pieces.push_back({std::move(text), true, false});
     if (!format_.end_of_turn.empty()) rendered_.pieces.push_back({format_.end_of_turn, true, true});
   }
@@ -49,7 +50,6 @@ class Renderer {
 
   const ChatFormat& format_;
   const Row& row_;
-  bool generate_;
   size_t first_ = 0;  // first message after the system text
   Rendered rendered_;
 };
@@ -91,7 +91,7 @@ std::string Renderer::ChatmlAnswer(size_t i) const {
     reasoning = StripNewlinesLeft(reasoning);
     content = StripNewlinesLeft(content.substr(content.rfind("</think>") + 8));
   }
-  const bool last = i + 1 == row_.messages.size() && !generate_;
+  const bool last = i + 1 == row_.messages.size();
   if (i <= last_query || (!last && reasoning.empty())) return content;
   return absl::StrCat("<think>\n", StripNewlines(reasoning), "\n</think>\n\n", StripNewlinesLeft(content));
 }
@@ -118,7 +118,6 @@ void Renderer::Chatml() {
       Add(absl::StrCat("<|im_start|>", row_.messages[i].role, "\n", UserText(i), "<|im_end|>\n"));
     }
   }
-  if (generate_) Add("<|im_start|>assistant\n");
 }
 
 void Renderer::Llama3() {
@@ -143,7 +142,6 @@ void Renderer::Llama3() {
       Add(absl::StrCat(header(message.role), StripSpace(UserText(i)), "<|eot_id|>"));
     }
   }
-  if (generate_) Add(header("assistant"));
 }
 
 absl::Status Renderer::Mistral() {
@@ -158,8 +156,7 @@ absl::Status Renderer::Mistral() {
       const bool with_system = i == first_ && !system.empty();
       Add(absl::StrCat("[INST] ", with_system ? system : "", with_system ? "\n\n" : "", UserText(i), " [/INST]"));
     } else {
-      if (format_.space_before_answer) Add(" ");
-      AddAnswer(row_.messages[i].content);
+      AddAnswer(absl::StrCat(format_.space_before_answer ? " " : "", row_.messages[i].content));
       if (format_.space_after_eos) Add(" ");
     }
   }
@@ -180,7 +177,6 @@ absl::Status Renderer::Zephyr() {
       Add("\n");
     }
   }
-  if (generate_) Add("<|assistant|>\n");
   return absl::OkStatus();
 }
 
@@ -198,7 +194,7 @@ absl::Status Renderer::Alpaca() {
     if (IsAssistant(i)) {
       Add("### Response:\n");
       AddAnswer(message.content);
-      if (i + 1 < row_.messages.size() || generate_) Add("\n\n");
+      if (i + 1 < row_.messages.size()) Add("\n\n");
     } else if (message.role == "user") {
       Add(absl::StrCat("### Instruction:\n", message.content, "\n\n"));
       if (!row_.input.empty()) Add(absl::StrCat("### Input:\n", row_.input, "\n\n"));
@@ -206,13 +202,13 @@ absl::Status Renderer::Alpaca() {
       return NoPlaceFor(absl::StrCat("a ", message.role, " message (message ", i + 1, ")"));
     }
   }
-  if (generate_) Add("### Response:\n");
   return absl::OkStatus();
 }
 
-// The contents alone: a prompt and its completion directly one after the other, messages a newline apart.
+// The contents alone: messages a newline apart; a prompt and its completion, and a text and what goes on from it,
+// directly one after the other.
 void Renderer::Plain() {
-  const bool joined = row_.form == RowForm::kPromptCompletion;
+  const bool joined = row_.form == RowForm::kPromptCompletion || row_.form == RowForm::kText;
   for (size_t i = 0; i < row_.messages.size(); ++i) {
     if (i > 0 && !joined) Add("\n");
     if (IsAssistant(i)) {
@@ -221,7 +217,6 @@ void Renderer::Plain() {
       Add(UserText(i));
     }
   }
-  if (generate_ && !joined) Add("\n");
 }
 
 absl::StatusOr<Rendered> Renderer::Render() {
@@ -259,25 +254,27 @@ std::string Rendered::Text() const {
   return text;
 }
 
+Rendered Rendered::Prompt() const {
+  CHECK_GE(last_answer, 0);
+  Rendered prompt;
+  prompt.bos = bos;
+  prompt.pieces.assign(pieces.begin(), pieces.begin() + last_answer);
+  for (RenderedPiece& piece : prompt.pieces) piece.is_target = false;
+  return prompt;
+}
+
 absl::StatusOr<Rendered> RenderRow(const ChatFormat& format, const ModelTokens& tokens, const Row& row) {
-  if (row.form != RowForm::kText) return Renderer(format, row, false).Render();
+  if (row.form != RowForm::kText) return Renderer(format, row).Render();
   Rendered rendered;
   rendered.pieces.push_back({row.text, true, false});
   if (!row.continues && !tokens.eos_token.empty()) rendered.pieces.push_back({tokens.eos_token, true, true});
   return rendered;
 }
 
-absl::StatusOr<Rendered> RenderPrompt(const ChatFormat& format, const std::vector<Message>& messages) {
-  Row row;
-  row.form = RowForm::kMessages;
-  row.messages = messages;
-  return RenderRowPrompt(format, row);
-}
-
-absl::StatusOr<Rendered> RenderRowPrompt(const ChatFormat& format, const Row& row) {
-  ASSIGN_OR_RETURN(Rendered rendered, Renderer(format, row, true).Render());
-  for (RenderedPiece& piece : rendered.pieces) piece.is_target = false;
-  return rendered;
+absl::StatusOr<Rendered> RenderPrompt(const ChatFormat& format, Row row) {
+  row.messages.push_back({"assistant", ""});
+  ASSIGN_OR_RETURN(const Rendered rendered, Renderer(format, row).Render());
+  return rendered.Prompt();
 }
 
 }  // namespace thimble

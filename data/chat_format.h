@@ -48,16 +48,19 @@ struct RenderedPiece {
 };
 struct Rendered {
   std::vector<RenderedPiece> pieces;
-  bool bos = false;  // BOS comes first (never among the pieces)
+  bool bos = false;          // BOS comes first (never among the pieces)
+  int64_t last_answer = -1;  // the piece that the last answer begins with; -1: no assistant turn
   std::string Text() const;
+  // What stands before the last answer, which there must be. Nothing is a target.
+  Rendered Prompt() const;
 };
 
 // Whole rows; EOS ends plain rows and texts where the model has one. InvalidArgument when the format cannot express
 // the row (a role it has no place for, no user turn); the caller adds file and line.
 absl::StatusOr<Rendered> RenderRow(const ChatFormat& format, const ModelTokens& tokens, const Row& row);
-// The conversation so far and the opening of the assistant's turn, for generation. Nothing is a target.
-absl::StatusOr<Rendered> RenderPrompt(const ChatFormat& format, const std::vector<Message>& messages);
-// The same for a row without its last answer; keeps what the row's form has (alpaca's input, joined prompts).
-absl::StatusOr<Rendered> RenderRowPrompt(const ChatFormat& format, const Row& row);
+// The conversation so far and the opening of the assistant's turn, for generation: exactly what a row with these
+// messages and one more answer has before that answer. `row.form` decides what it decides for rows (RowForm::kText: a
+// text to go on with); alpaca's input is kept.
+absl::StatusOr<Rendered> RenderPrompt(const ChatFormat& format, Row row);
 
 }  // namespace thimble

@@ -13,11 +13,19 @@ struct Range {
   int64_t end = 0;
 };
 
+using Pieces = absl::Span<const RenderedPiece>;
+
+std::string TextOf(Pieces pieces) {
+  std::string text;
+  for (const RenderedPiece& piece : pieces) text += piece.text;
+  return text;
+}
+
 // Ranges of the pieces in the rendered text.
-std::vector<Range> PieceRanges(const Rendered& rendered) {
+std::vector<Range> PieceRanges(Pieces pieces) {
   std::vector<Range> ranges;
   int64_t begin = 0;
-  for (const RenderedPiece& piece : rendered.pieces) {
+  for (const RenderedPiece& piece : pieces) {
     const int64_t end = begin + static_cast<int64_t>(piece.text.size());
     ranges.push_back({begin, end});
     begin = end;
@@ -25,24 +33,61 @@ std::vector<Range> PieceRanges(const Rendered& rendered) {
   return ranges;
 }
 
-// Whether every piece that must be one token is one. A tokenizer may have normalised the marker before matching (the
+// The pieces that must be one token and are not. A tokenizer may have normalised the marker before matching (the
 // published Llama 2 files do), or let it swallow white space beside it.
-bool TokensFound(const Tokenizer& tokenizer, const Rendered& rendered, const std::vector<Range>& ranges,
-                 const Tokenizer::Encoding& encoding) {
+std::vector<size_t> MissingTokens(const Tokenizer& tokenizer, Pieces pieces, const std::vector<Range>& ranges,
+                                  const Tokenizer::Encoding& encoding) {
+  std::vector<size_t> missing;
   size_t t = 0;
   for (size_t p = 0; p < ranges.size(); ++p) {
-    if (!rendered.pieces[p].is_token) continue;
-    const std::optional<int32_t> id = tokenizer.TokenId(rendered.pieces[p].text);
+    if (!pieces[p].is_token) continue;
+    const std::optional<int32_t> id = tokenizer.TokenId(pieces[p].text);
     while (t < encoding.ids.size() && encoding.end[t] <= ranges[p].begin) ++t;
-    if (!id.has_value() || t == encoding.ids.size() || encoding.ids[t] != *id) return false;
-    if (encoding.begin[t] > ranges[p].begin || encoding.end[t] < ranges[p].end) return false;
+    const bool found = id.has_value() && t < encoding.ids.size() && encoding.ids[t] == *id &&
+                       encoding.begin[t] <= ranges[p].begin && encoding.end[t] >= ranges[p].end;
+    if (!found) missing.push_back(p);
   }
-  return true;
+  return missing;
 }
 
-// Token by token: does it hold a byte of a target piece? A token across the border counts, since the model must write
-// it.
-void MarkTargets(const Rendered& rendered, const std::vector<Range>& ranges, const Tokenizer::Encoding& encoding,
+constexpr std::string_view kSpace = " \t\r\n";
+
+// Whether text[begin, border), encoded on its own, has the tokens that it has in `encoding` from `first` on.
+bool StandsAlone(const Tokenizer& tokenizer, std::string_view text, int64_t begin, int64_t border,
+                 const Tokenizer::Encoding& encoding, size_t first) {
+  const std::vector<int32_t> alone = tokenizer.Encode(text.substr(begin, border - begin), false);
+  const size_t end = std::lower_bound(encoding.end.begin(), encoding.end.end(), border + 1) - encoding.end.begin();
+  return std::equal(alone.begin(), alone.end(), encoding.ids.begin() + static_cast<int64_t>(first),
+                    encoding.ids.begin() + static_cast<int64_t>(end));
+}
+
+// The first answer whose prompt, encoded on its own, has other tokens than it has here, 0 when there is none: a token
+// reaches over the border, or white space before it was split by what follows.
+size_t AnswerToCutAt(const Tokenizer& tokenizer, Pieces pieces, std::string_view text, const std::vector<Range>& ranges,
+                     const Tokenizer::Encoding& encoding) {
+  for (size_t p = 1; p < pieces.size(); ++p) {
+    if (!pieces[p].is_target || pieces[p - 1].is_target || pieces[p].is_token) continue;
+    const int64_t border = ranges[p].begin;
+    if (border == 0) continue;
+    const size_t next = std::upper_bound(encoding.end.begin(), encoding.end.end(), border) - encoding.end.begin();
+    if (next < encoding.ids.size() && encoding.begin[next] < border) return p;
+    const size_t word = text.substr(0, border).find_last_not_of(kSpace) + 1;  // where the white space begins
+    const bool one_line_end = text[border - 1] == '\n' && static_cast<int64_t>(word) + 1 == border;
+    if (static_cast<int64_t>(word) == border || one_line_end) continue;
+    // From the last token that holds more than white space; where that one is a part of a word, from the beginning.
+    const size_t first =
+        word == 0 ? 0
+                  : std::upper_bound(encoding.end.begin(), encoding.end.end(), static_cast<int64_t>(word) - 1) -
+                        encoding.end.begin();
+    const bool known = first < encoding.ids.size();
+    if (known && StandsAlone(tokenizer, text, encoding.begin[first], border, encoding, first)) continue;
+    if (!StandsAlone(tokenizer, text, 0, border, encoding, 0)) return p;
+  }
+  return 0;
+}
+
+// Token by token: does it hold a byte of a target piece?
+void MarkTargets(Pieces pieces, const std::vector<Range>& ranges, const Tokenizer::Encoding& encoding,
                  std::vector<uint8_t>* is_target) {
   size_t p = 0;
   for (size_t t = 0; t < encoding.ids.size(); ++t) {
@@ -51,7 +96,7 @@ void MarkTargets(const Rendered& rendered, const std::vector<Range>& ranges, con
     while (p < ranges.size() && ranges[p].end <= begin) ++p;
     bool target = false;
     for (size_t q = p; q < ranges.size() && ranges[q].begin < end; ++q) {
-      target |= rendered.pieces[q].is_target && ranges[q].end > begin;
+      target |= pieces[q].is_target && ranges[q].end > begin;
     }
     is_target->push_back(target ? 1 : 0);
   }
@@ -59,31 +104,36 @@ void MarkTargets(const Rendered& rendered, const std::vector<Range>& ranges, con
 
 }  // namespace
 
+void RowEncoder::AppendPieces(absl::Span<const RenderedPiece> pieces, EncodedRow* row) const {
+  if (pieces.empty()) return;
+  const std::vector<Range> ranges = PieceRanges(pieces);
+  const std::string text = TextOf(pieces);
+  const Tokenizer::Encoding whole = tokenizer_->EncodeWithOffsets(text, /*add_special_tokens=*/false);
+  if (const size_t cut = AnswerToCutAt(*tokenizer_, pieces, text, ranges, whole); cut > 0) {
+    AppendPieces(pieces.first(cut), row);
+    AppendPieces(pieces.subspan(cut), row);
+    return;
+  }
+  const std::vector<size_t> missing = MissingTokens(*tokenizer_, pieces, ranges, whole);
+  if (missing.empty()) {
+    row->tokens.insert(row->tokens.end(), whole.ids.begin(), whole.ids.end());
+    MarkTargets(pieces, ranges, whole, &row->is_target);
+    return;
+  }
+  // They are put in by id, and what stands between them is encoded piece by piece.
+  size_t begin = 0;
+  for (const size_t p : missing) {
+    AppendPieces(pieces.subspan(begin, p - begin), row);
+    row->tokens.push_back(tokenizer_->TokenId(pieces[p].text).value());
+    row->is_target.push_back(pieces[p].is_target ? 1 : 0);
+    begin = p + 1;
+  }
+  AppendPieces(pieces.subspan(begin), row);
+}
+
 EncodedRow RowEncoder::EncodePieces(const Rendered& rendered, bool all_targets) const {
   EncodedRow row;
-  const std::vector<Range> ranges = PieceRanges(rendered);
-  const Tokenizer::Encoding whole = tokenizer_->EncodeWithOffsets(rendered.Text(), /*add_special_tokens=*/false);
-  if (TokensFound(*tokenizer_, rendered, ranges, whole)) {
-    row.tokens = whole.ids;
-    MarkTargets(rendered, ranges, whole, &row.is_target);
-  } else {
-    // The text between the tokens is encoded piece by piece, and the tokens are put in by id.
-    Rendered between;
-    for (size_t p = 0; p <= rendered.pieces.size(); ++p) {
-      const bool at_end = p == rendered.pieces.size();
-      if (!at_end && !rendered.pieces[p].is_token) {
-        between.pieces.push_back(rendered.pieces[p]);
-        continue;
-      }
-      const Tokenizer::Encoding part = tokenizer_->EncodeWithOffsets(between.Text(), /*add_special_tokens=*/false);
-      row.tokens.insert(row.tokens.end(), part.ids.begin(), part.ids.end());
-      MarkTargets(between, PieceRanges(between), part, &row.is_target);
-      between.pieces.clear();
-      if (at_end) break;
-      row.tokens.push_back(tokenizer_->TokenId(rendered.pieces[p].text).value());
-      row.is_target.push_back(rendered.pieces[p].is_target ? 1 : 0);
-    }
-  }
+  AppendPieces(rendered.pieces, &row);
   if (all_targets) row.is_target.assign(row.tokens.size(), 1);
   return row;
 }
@@ -104,11 +154,19 @@ absl::StatusOr<EncodedRow> RowEncoder::Encode(const Row& row, bool continued) co
   return encoded;
 }
 
-absl::StatusOr<std::vector<int32_t>> RowEncoder::EncodePrompt(const std::vector<Message>& messages) const {
-  ASSIGN_OR_RETURN(const Rendered rendered, RenderPrompt(format_, messages));
-  EncodedRow encoded = EncodePieces(rendered, false);
-  AddBos(rendered, &encoded);
+std::vector<int32_t> RowEncoder::PromptTokens(const Rendered& prompt) const {
+  EncodedRow encoded = EncodePieces(prompt, false);
+  AddBos(prompt, &encoded);
   return std::move(encoded.tokens);
+}
+
+absl::StatusOr<std::vector<int32_t>> RowEncoder::EncodePrompt(const std::vector<Message>& messages,
+                                                              RowForm form) const {
+  Row row;
+  row.form = form;
+  row.messages = messages;
+  ASSIGN_OR_RETURN(const Rendered prompt, RenderPrompt(format_, std::move(row)));
+  return PromptTokens(prompt);
 }
 
 absl::StatusOr<std::vector<int32_t>> RowEncoder::EncodeRowPrompt(const Row& row, std::string* expected) const {
@@ -116,15 +174,10 @@ absl::StatusOr<std::vector<int32_t>> RowEncoder::EncodeRowPrompt(const Row& row,
   if (row.form == RowForm::kText) {
     return absl::InvalidArgumentError("a row of form text has no prompt to generate from");
   }
-  Row before = row;
-  while (!before.messages.empty() && before.messages.back().role != "assistant") before.messages.pop_back();
-  if (before.messages.empty()) return absl::InvalidArgumentError("the row has no assistant message");
-  *expected = before.messages.back().content;
-  before.messages.pop_back();
-  ASSIGN_OR_RETURN(const Rendered rendered, RenderRowPrompt(format_, before));
-  EncodedRow encoded = EncodePieces(rendered, false);
-  AddBos(rendered, &encoded);
-  return std::move(encoded.tokens);
+  ASSIGN_OR_RETURN(const Rendered rendered, RenderRow(format_, tokens_, row));
+  if (rendered.last_answer < 0) return absl::InvalidArgumentError("the row has no assistant message");
+  *expected = rendered.pieces[rendered.last_answer].text;
+  return PromptTokens(rendered.Prompt());
 }
 
 std::vector<int32_t> RowEncoder::StopTokens() const {

@@ -20,7 +20,7 @@ namespace thimble {
 namespace {
 
 // Raised whenever the same input would give other tokens or another layout.
-constexpr const char* kCacheVersion = "thimble-tokens-1";
+constexpr const char* kCacheVersion = "thimble-tokens-2";
 constexpr int64_t kBatchBytes = int64_t{4} << 20;
 constexpr int64_t kBatchRows = 4096;
 
@@ -110,9 +110,10 @@ class Spool {
 // Reads and encodes all rows in order; several at a time, since encoding is independent. With a spool, tokens go there
 // and `rows` keeps lengths and counts. Errors of the spool are told apart from those of the data by `spool_status`.
 absl::Status EncodeAll(const DatasetOptions& options, const RowEncoder& encoder, Spool* spool, TokenRows* rows,
-                       std::string* description, absl::Status* spool_status) {
+                       TokenisedDataset* dataset, absl::Status* spool_status) {
   ASSIGN_OR_RETURN(const std::unique_ptr<DatasetReader> reader, DatasetReader::Open(options));
-  *description = reader->description();
+  dataset->form = reader->form();
+  dataset->description = reader->description();
   bool continued = false;
   for (bool more = true; more;) {
     std::vector<Row> batch;
@@ -148,18 +149,19 @@ absl::Status EncodeAll(const DatasetOptions& options, const RowEncoder& encoder,
 }
 
 // The rows of a cache file of this very data.
-absl::StatusOr<TokenRows> ReadCache(const std::string& path, const std::string& fingerprint, std::string* description) {
+absl::StatusOr<TokenRows> ReadCache(const std::string& path, TokenisedDataset* dataset) {
   ASSIGN_OR_RETURN(Hdf5Reader file, Hdf5Reader::Open(path));
   ASSIGN_OR_RETURN(const std::string stored, file.Text("fingerprint"));
-  if (stored != fingerprint) return absl::DataLossError(absl::StrCat(path, " holds the tokens of other data"));
-  ASSIGN_OR_RETURN(*description, file.Text("description"));
+  if (stored != dataset->fingerprint) return absl::DataLossError(absl::StrCat(path, " holds the tokens of other data"));
+  ASSIGN_OR_RETURN(dataset->description, file.Text("description"));
+  ASSIGN_OR_RETURN(const std::string form, file.Text("form"));
+  ASSIGN_OR_RETURN(dataset->form, ParseRowForm(form));
   return TokenRows::FromFile(std::move(file));
 }
 
 // Tokenises into the cache file and reads it back. `cache_status` receives what kept the cache from being written.
 absl::StatusOr<TokenRows> WriteCache(const DatasetOptions& options, const RowEncoder& encoder, const std::string& path,
-                                     const std::string& fingerprint, std::string* description,
-                                     absl::Status* cache_status) {
+                                     TokenisedDataset* dataset, absl::Status* cache_status) {
   const std::string folder = std::filesystem::path(path).parent_path().string();
   std::error_code error;
   std::filesystem::create_directories(folder, error);
@@ -167,17 +169,18 @@ absl::StatusOr<TokenRows> WriteCache(const DatasetOptions& options, const RowEnc
   *cache_status = spool.Open(folder);
   RETURN_IF_ERROR(*cache_status);
   TokenRows index;
-  RETURN_IF_ERROR(EncodeAll(options, encoder, &spool, &index, description, cache_status));
+  RETURN_IF_ERROR(EncodeAll(options, encoder, &spool, &index, dataset, cache_status));
   Hdf5Writer writer;
-  writer.AddText("fingerprint", fingerprint);
-  writer.AddText("description", *description);
+  writer.AddText("fingerprint", dataset->fingerprint);
+  writer.AddText("description", dataset->description);
+  writer.AddText("form", RowFormName(dataset->form));
   index.AddIndexTo(&writer);
   writer.AddArray("tokens", Hdf5Type::kI32, {index.total_tokens()}, spool.Tokens());
   writer.AddArray("is_target", Hdf5Type::kU8, {index.total_tokens()}, spool.Masks());
   // Each process writes beside under a name of its own; the last rename wins, and both files are equal.
   *cache_status = writer.Commit(path, absl::StrCat(path, ".", ::getpid(), ".tmp"));
   RETURN_IF_ERROR(*cache_status);
-  absl::StatusOr<TokenRows> rows = ReadCache(path, fingerprint, description);
+  absl::StatusOr<TokenRows> rows = ReadCache(path, dataset);
   *cache_status = rows.status();
   return rows;
 }
@@ -217,14 +220,14 @@ absl::StatusOr<TokenisedDataset> TokeniseDataset(const DatasetOptions& options, 
   ASSIGN_OR_RETURN(dataset.fingerprint, DatasetFingerprint(options, encoder, tokenizer_file));
   if (!cache_folder.empty()) {
     const std::string path = absl::StrCat(cache_folder, "/", dataset.fingerprint, ".h5");
-    absl::StatusOr<TokenRows> rows = ReadCache(path, dataset.fingerprint, &dataset.description);
+    absl::StatusOr<TokenRows> rows = ReadCache(path, &dataset);
     dataset.from_cache = rows.ok();
     if (!rows.ok()) {
       if (!absl::IsNotFound(rows.status())) {
         dataset.warning = absl::StrCat("the token cache is built anew: ", std::string(rows.status().message()));
       }
       absl::Status cache_status;
-      rows = WriteCache(options, encoder, path, dataset.fingerprint, &dataset.description, &cache_status);
+      rows = WriteCache(options, encoder, path, &dataset, &cache_status);
       if (!rows.ok() && cache_status.ok()) return rows.status();
       if (!rows.ok()) {
         dataset.warning =
@@ -239,7 +242,7 @@ absl::StatusOr<TokenisedDataset> TokeniseDataset(const DatasetOptions& options, 
   if (dataset.rows == nullptr) {
     auto rows = std::make_shared<TokenRows>();
     absl::Status no_spool;
-    RETURN_IF_ERROR(EncodeAll(options, encoder, nullptr, rows.get(), &dataset.description, &no_spool));
+    RETURN_IF_ERROR(EncodeAll(options, encoder, nullptr, rows.get(), &dataset, &no_spool));
     dataset.rows = std::move(rows);
   }
   if (FileTimes(options.files) != times) {

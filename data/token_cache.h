@@ -16,8 +16,9 @@ namespace thimble {
 
 struct TokenisedDataset {
   std::shared_ptr<const TokenRows> rows;
-  std::string description;  // the form, and how it was found
-  std::string fingerprint;  // SHA-256 over file contents, tokenizer, format, options; for checkpoints
+  RowForm form = RowForm::kAuto;  // the given one or the recognised one; never kAuto after TokeniseDataset
+  std::string description;        // the form, and how it was found
+  std::string fingerprint;        // SHA-256 over file contents, tokenizer, format, options; for checkpoints
   bool from_cache = false;
   std::string cache_file;  // empty: no cache
   std::string warning;     // e.g. a damaged cache file that was rebuilt; empty: none

@@ -19,12 +19,12 @@ namespace {
 using recipe::Recipe;
 
 // Tokens that the longest sample prompt and its answer take.
-absl::StatusOr<int64_t> SampleContext(const Recipe& recipe, const RowEncoder* encoder) {
+absl::StatusOr<int64_t> SampleContext(const Recipe& recipe, const DataSession& data) {
   int64_t context = 0;
   for (const std::string& prompt : recipe.training().sample_prompts()) {
     int64_t tokens = static_cast<int64_t>(prompt.size());  // a token is a byte at least
-    if (encoder != nullptr) {
-      ASSIGN_OR_RETURN(const std::vector<int32_t> ids, encoder->EncodePrompt({{"user", prompt}}));
+    if (data.encoder != nullptr) {
+      ASSIGN_OR_RETURN(const std::vector<int32_t> ids, data.encoder->EncodePrompt({{"user", prompt}}, data.train.form));
       tokens = static_cast<int64_t>(ids.size());
     }
     context = std::max(context, tokens + recipe.training().sample_tokens());
@@ -121,7 +121,7 @@ absl::StatusOr<PlannedRun> PlanRun(const Recipe& recipe, ModelParts parts) {
   if (run.model->tokenizer != nullptr && recipe.data().train_size() > 0) {
     ASSIGN_OR_RETURN(run.data, PrepareData(*run.model));
   }
-  ASSIGN_OR_RETURN(run.sample_context, SampleContext(recipe, run.data.encoder.get()));
+  ASSIGN_OR_RETURN(run.sample_context, SampleContext(recipe, run.data));
   ASSIGN_OR_RETURN(const int64_t max_tokens, MaxTokens(run, recipe));
   ASSIGN_OR_RETURN(run.engine_options, OptionsOf(recipe, run.model->decoder, max_tokens));
   run.plan =

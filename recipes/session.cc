@@ -175,7 +175,9 @@ absl::StatusOr<std::unique_ptr<ModelSession>> OpenModel(const std::string& path,
     ASSIGN_OR_RETURN(const std::string checkpoint, ChooseCheckpoint(path, best));
     ASSIGN_OR_RETURN(std::unique_ptr<ModelSession> model, DeclareModel(recipe));
     RETURN_IF_ERROR(LoadModel(model.get()));
-    RETURN_IF_ERROR(LoadCheckpointTensors(checkpoint, &model->store));
+    RunIdentity identity;
+    RETURN_IF_ERROR(LoadCheckpointTensors(checkpoint, &model->store, &identity));
+    ASSIGN_OR_RETURN(model->prompt_form, ParseRowForm(identity.data_form));
     model->path = path;
     return model;
   }

@@ -34,6 +34,8 @@ struct ModelSession {
   std::unique_ptr<Tokenizer> tokenizer;  // null when it may be missing and is
   ModelTokens tokens;
   QuantizationOptions quantization;
+  RowForm prompt_form =
+      RowForm::kMessages;      // of a run: that of the rows it learned from, so that prompts are like them
   std::string compute_reason;  // why `compute: auto` chose what it did; empty when it was given
   Store store;
   Decoder decoder;

@@ -117,6 +117,7 @@ class Runner {
       ASSIGN_OR_RETURN(identity_.base_fingerprint, Fingerprint(*model().base));
     }
     identity_.data_fingerprint = planned_.data.fingerprint;
+    identity_.data_form = RowFormName(planned_.data.train.form);
     identity_.compute = model().decoder.compute == Compute::kBF16 ? "bf16" : "f32";
     PruneCheckpoints(folder_, int64_t{1} << 40, -1);  // leftovers of an interrupted write
     const std::vector<int64_t> steps = ListCheckpoints(folder_);
@@ -159,7 +160,8 @@ class Runner {
     options.max_new_tokens = recipe().training().sample_tokens();
     options.stop_tokens = planned_.data.encoder->StopTokens();
     for (const std::string& prompt : recipe().training().sample_prompts()) {
-      ASSIGN_OR_RETURN(const std::vector<int32_t> ids, planned_.data.encoder->EncodePrompt({{"user", prompt}}));
+      ASSIGN_OR_RETURN(const std::vector<int32_t> ids,
+                       planned_.data.encoder->EncodePrompt({{"user", prompt}}, planned_.data.train.form));
       const Generated answer = generator_->Generate(ids, options, nullptr);
       RETURN_IF_ERROR(generator_->status());
       RETURN_IF_ERROR(log_->Sample({step, prompt, model().tokenizer->Decode(answer.tokens, true)}));

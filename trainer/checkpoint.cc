@@ -127,6 +127,9 @@ absl::StatusOr<RunIdentity> ReadIdentity(const Hdf5Reader& file) {
   ASSIGN_OR_RETURN(identity.base_fingerprint, file.Text("identity/base"));
   ASSIGN_OR_RETURN(identity.data_fingerprint, file.Text("identity/data"));
   ASSIGN_OR_RETURN(identity.compute, file.Text("identity/compute"));
+  if (file.Has("identity/data_form")) {
+    ASSIGN_OR_RETURN(identity.data_form, file.Text("identity/data_form"));
+  }
   return identity;
 }
 
@@ -147,6 +150,7 @@ absl::Status SaveCheckpoint(const std::string& path, const Store& store, const T
   writer.AddText("identity/base", identity.base_fingerprint);
   writer.AddText("identity/data", identity.data_fingerprint);
   writer.AddText("identity/compute", identity.compute);
+  writer.AddText("identity/data_form", identity.data_form);
   return writer.Commit(path);
 }
 
@@ -189,8 +193,11 @@ absl::StatusOr<TrainState> LoadCheckpoint(const std::string& path, const RunIden
   return state;
 }
 
-absl::Status LoadCheckpointTensors(const std::string& path, Store* store) {
+absl::Status LoadCheckpointTensors(const std::string& path, Store* store, RunIdentity* identity) {
   ASSIGN_OR_RETURN(const Hdf5Reader file, Hdf5Reader::Open(path));
+  if (identity != nullptr) {
+    ASSIGN_OR_RETURN(*identity, ReadIdentity(file));
+  }
   for (StoreId id : store->Trainable()) {
     RETURN_IF_ERROR(ReadTensor(file, TensorKey(store->entry(id)), *store, id));
   }

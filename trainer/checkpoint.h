@@ -37,7 +37,8 @@ struct RunIdentity {
   std::string recipe;            // resolved, as text
   std::string base_fingerprint;  // of the base model's files; empty when trained from scratch
   std::string data_fingerprint;
-  std::string compute;  // "f32" or "bf16", as chosen when the run began
+  std::string compute;                 // "f32" or "bf16", as chosen when the run began
+  std::string data_form = "messages";  // RowFormName of the rows that it learned from, for prompts to the model
 };
 
 absl::Status SaveCheckpoint(const std::string& path, const Store& store, const TrainState& state,
@@ -52,8 +53,9 @@ absl::StatusOr<RunIdentity> ReadCheckpointIdentity(const std::string& path);
 // Fills the store's trainable tensors and moments. FailedPrecondition names what differs from `identity`; DataLoss when
 // the file is damaged or lacks a tensor.
 absl::StatusOr<TrainState> LoadCheckpoint(const std::string& path, const RunIdentity& identity, Store* store);
-// Tensors only, without moments and without a check of the identity: for evaluation and export.
-absl::Status LoadCheckpointTensors(const std::string& path, Store* store);
+// Tensors only, without moments and without a check of the identity (which goes to `identity`, may be null): for
+// evaluation and export.
+absl::Status LoadCheckpointTensors(const std::string& path, Store* store, RunIdentity* identity = nullptr);
 
 // checkpoints/step-00000120.h5 in a run folder.
 std::string CheckpointPath(const std::string& run_folder, int64_t step);

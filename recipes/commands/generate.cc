@@ -100,7 +100,7 @@ absl::StatusOr<EncodedPrompt> EncodeChat(const ModelSession& model, const std::s
   if (!FLAGS_system.empty()) messages.push_back({"system", FLAGS_system});
   messages.push_back({"user", prompt});
   EncodedPrompt encoded;
-  ASSIGN_OR_RETURN(encoded.ids, encoder.EncodePrompt(messages));
+  ASSIGN_OR_RETURN(encoded.ids, encoder.EncodePrompt(messages, model.prompt_form));
   encoded.stop_tokens = encoder.StopTokens();
   for (int32_t id : model.decoder.config.eos_token_ids) encoded.stop_tokens.push_back(id);
   return encoded;
@@ -187,10 +187,10 @@ Command GenerateCommand() {
   command.usage = "MODEL";
   command.description =
       "MODEL is a Hugging Face folder or a run (its latest checkpoint; with --best its\n"
-      "best). The prompt is a user's turn in the model's chat format; for a model\n"
-      "without one, and with --raw, a text to go on with. One newline at its end\n"
-      "is taken away where it comes from a file or standard input. The text appears\n"
-      "as it comes.\n"
+      "best). The prompt is a user's turn in the model's chat format, written as in the\n"
+      "rows that a run learned from; for a model without one, and with --raw, a text to\n"
+      "go on with. One newline at its end is taken away where it comes from a file or\n"
+      "standard input. The text appears as it comes.\n"
       "--json gives tokens, logprobs (of each token at temperature 1, nats), text,\n"
       "prompt_tokens, and stopped (the model ended by itself).";
   command.example =

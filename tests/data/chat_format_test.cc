@@ -40,8 +40,7 @@ TEST(ChatFormatTest, RendersAsJinja2DoesForEveryGolden) {
     const auto format = RecogniseChatTemplate(tokens.chat_template, tokens);
     ASSERT_TRUE(format.ok()) << golden["template"] << format.status();
     const Row row = MessagesRow(golden["messages"]);
-    const auto rendered =
-        golden["generate"].get<bool>() ? RenderRowPrompt(*format, row) : RenderRow(*format, tokens, row);
+    const auto rendered = golden["generate"].get<bool>() ? RenderPrompt(*format, row) : RenderRow(*format, tokens, row);
     ASSERT_TRUE(rendered.ok()) << rendered.status();
     EXPECT_EQ((rendered->bos ? tokens.bos_token : "") + rendered->Text(), golden["text"].get<std::string>())
         << golden["template"] << " " << golden["messages"];
@@ -61,7 +60,9 @@ TEST(ChatFormatTest, TargetsAreAnswersWithTheirEndOfTurn) {
     std::string targets;
     for (const RenderedPiece& piece : rendered->pieces) targets += piece.is_target ? piece.text : "";
     const std::string think = format->reasoning ? "<think>\n\n</think>\n\n" : "";
-    EXPECT_EQ(targets, "A1" + format->end_of_turn + think + "A2" + format->end_of_turn) << item.key();
+    // What the prompt's template does not write, the model must.
+    const std::string space = format->space_before_answer ? " " : "";
+    EXPECT_EQ(targets, space + "A1" + format->end_of_turn + think + space + "A2" + format->end_of_turn) << item.key();
   }
 }
 
@@ -157,7 +158,7 @@ TEST(ChatFormatTest, PlainJoinsPromptAndCompletionDirectly) {
   row.form = RowForm::kPromptCompletion;
   EXPECT_EQ(RenderRow(*format, tokens, row)->Text(), "2+2=4</s>");
   row.messages.pop_back();
-  EXPECT_EQ(RenderRowPrompt(*format, row)->Text(), "2+2=");
+  EXPECT_EQ(RenderPrompt(*format, row)->Text(), "2+2=");
 }
 
 TEST(ChatFormatTest, ErrorsAskForANameOrAToken) {

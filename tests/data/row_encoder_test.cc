@@ -97,7 +97,7 @@ TEST_F(RowEncoderTest, TextInPiecesIsOneDocument) {
 
 TEST_F(RowEncoderTest, PromptsForGeneration) {
   const RowEncoder encoder = Encoder("chatml");
-  const auto prompt = encoder.EncodePrompt({{"user", "x"}});
+  const auto prompt = encoder.EncodePrompt({{"user", "x"}}, RowForm::kMessages);
   ASSERT_TRUE(prompt.ok());
   EXPECT_EQ(tokenizer_->Decode(*prompt, false), "<s><|im_start|>user\nx<|im_end|>\n<|im_start|>assistant\n");
   std::string expected;
@@ -108,6 +108,94 @@ TEST_F(RowEncoderTest, PromptsForGeneration) {
   const auto row = encoder.Encode(row_);
   EXPECT_TRUE(std::equal(row_prompt->begin(), row_prompt->end(), row->tokens.begin()));
   EXPECT_THAT(encoder.StopTokens(), ElementsAre(259, 257));
+}
+
+// Contents whose border a tokenizer would not see: merges over it, blanks split by what follows, ends of lines.
+const std::vector<std::pair<std::string, std::string>> kBorders = {
+    {"Hoi", "Ja!"},    {"2+2=", "4"},        {"abc", "def"},        {"Q: a\nA: ", "b"},
+    {"n is  ", "57"},  {"1234", "5678"},     {"tab\t", "x"},        {"line\n", "\nend"},
+    {"don", "'t"},     {"over ", " blanks"}, {"\u00e9", "\u0301x"}, {"a", ""},
+    {"end </s", ">x"}, {"", "alone"},        {"x", "\n\n\n"},       {" ", " "}};
+
+// Equal to the tokens that the row trains on; also the whole prompt, and from there on only targets of the answer.
+void ExpectPromptIsPrefix(const RowEncoder& encoder, RowForm form, const std::string& what) {
+  for (const auto& [question, answer] : kBorders) {
+    for (const bool longer : {false, true}) {
+      if (longer && form != RowForm::kMessages) continue;
+      std::vector<Message> before;
+      if (longer) before = {{"user", "first "}, {"assistant", " one"}};
+      before.push_back({"user", question});
+      Row row = ChatRow(before);
+      row.form = form;
+      row.messages.push_back({"assistant", answer});
+      const auto trained = encoder.Encode(row);
+      ASSERT_TRUE(trained.ok()) << what << trained.status();
+      const auto asked = encoder.EncodePrompt(before, form);
+      ASSERT_TRUE(asked.ok()) << what << asked.status();
+      std::string expected;
+      const auto evaluated = encoder.EncodeRowPrompt(row, &expected);
+      ASSERT_TRUE(evaluated.ok()) << what << evaluated.status();
+      const std::string where = what + " '" + question + "' '" + answer + "'";
+      EXPECT_EQ(*asked, *evaluated) << where;
+      ASSERT_LE(asked->size(), trained->tokens.size()) << where;
+      EXPECT_TRUE(std::equal(asked->begin(), asked->end(), trained->tokens.begin())) << where;
+      // Nothing of the last answer is in the prompt, and nothing before it is left out.
+      // A row's very first token is predicted from nothing, so it is no target.
+      if (asked->size() < trained->tokens.size() && !longer && !asked->empty()) {
+        EXPECT_EQ(
+            std::count(trained->is_target.begin(), trained->is_target.begin() + static_cast<int64_t>(asked->size()), 1),
+            0)
+            << where;
+        EXPECT_EQ(trained->is_target[asked->size()], encoder.StopTokens().empty() && answer.empty() ? 0 : 1) << where;
+      }
+    }
+  }
+}
+
+TEST_F(RowEncoderTest, APromptIsWhatItsRowBeginsWithInEveryFormat) {
+  ModelTokens tokens;
+  tokens.bos_token = "<s>";
+  tokens.bos_id = 256;
+  tokens.eos_token = "</s>";
+  tokens.eos_id = 257;
+  const auto bytes = MakeByteTokenizer(
+      {"<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"}, "<s>");
+  for (const char* name : {"chatml", "llama3", "mistral", "zephyr", "alpaca", "plain"}) {
+    const auto format = MakeChatFormat(name, tokens, *bytes);
+    ASSERT_TRUE(format.ok()) << format.status();
+    for (const RowForm form : {RowForm::kMessages, RowForm::kPromptCompletion, RowForm::kAlpaca}) {
+      ExpectPromptIsPrefix(RowEncoder(bytes.get(), tokens, *format, LossOn::kResponses), form,
+                           std::string(name) + " " + RowFormName(form));
+    }
+  }
+  // Of a text model, the prompt is a text to go on with; of another, a turn.
+  const RowEncoder plain = Encoder("plain");
+  EXPECT_THAT(*plain.EncodePrompt({{"user", "ab"}}, RowForm::kText), ElementsAre(256, 'a', 'b'));
+  EXPECT_THAT(*plain.EncodePrompt({{"user", "ab"}}, RowForm::kPromptCompletion), ElementsAre(256, 'a', 'b'));
+  EXPECT_THAT(*plain.EncodePrompt({{"user", "ab"}}, RowForm::kMessages), ElementsAre(256, 'a', 'b', '\n'));
+}
+
+TEST(RowEncoderAssetsTest, APromptIsWhatItsRowBeginsWithInPublishedTokenizers) {
+  const std::string assets = AssetsFolder();
+  if (!std::filesystem::exists(assets)) GTEST_SKIP() << "no test assets in " << assets;
+  const std::pair<const char*, const char*> cases[] = {
+      {"tokenizers/qwen2.5", "auto"},   {"tokenizers/qwen3", "auto"},           {"tokenizers/llama-3", "auto"},
+      {"tokenizers/smollm3", "chatml"}, {"tokenizers/mistral-v0.1", "mistral"}, {"tokenizers/llama-2", "mistral"},
+      {"tokenizers/llama-2", "zephyr"}, {"models/stories260K", "alpaca"},       {"tokenizers/gpt2", "alpaca"},
+      {"tokenizers/gpt2", "plain"},     {"tokenizers/qwen2.5", "plain"},        {"tokenizers/llama-3", "plain"},
+      {"tokenizers/llama-2", "plain"}};
+  for (const auto& [folder, name] : cases) {
+    const auto tokenizer = Tokenizer::Load(assets + folder);
+    ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+    const auto tokens = LoadModelTokens(assets + folder, **tokenizer);
+    ASSERT_TRUE(tokens.ok()) << tokens.status();
+    const auto format = MakeChatFormat(name, *tokens, **tokenizer);
+    ASSERT_TRUE(format.ok()) << folder << format.status();
+    const RowEncoder encoder(tokenizer->get(), *tokens, *format, LossOn::kResponses);
+    for (const RowForm form : {RowForm::kMessages, RowForm::kPromptCompletion}) {
+      ExpectPromptIsPrefix(encoder, form, std::string(folder) + " " + name + " " + RowFormName(form));
+    }
+  }
 }
 
 // Published tokenizers: BOS once, the answer and its end as targets, also where markers need the fallback by id.

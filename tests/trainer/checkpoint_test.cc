@@ -20,7 +20,7 @@ namespace fs = std::filesystem;
 using testing::ElementsAre;
 using testing::HasSubstr;
 
-RunIdentity Identity() { return {"model: tiny\nlearning_rate: 0.1\n", "0badcafe", "12345678", "f32"}; }
+RunIdentity Identity() { return {"model: tiny\nlearning_rate: 0.1\n", "0badcafe", "12345678", "f32", "alpaca"}; }
 
 TrainState State() {
   TrainState state;
