@@ -1,5 +1,5 @@
 // What this machine can do, measured in the same run as the benchmark that is compared with it: register FMA, bf16
-// dot products, reading memory. Each figure is of NumThreads() threads and the best of several short runs.
+// dot products and tiles, reading memory. Each figure is of NumThreads() threads and the best of several short runs.
 #pragma once
 
 #include <algorithm>
@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "ops/amx_panel.h"
 #include "ops/cpu_level.h"
 #include "ops/parallel.h"
 
@@ -19,6 +20,7 @@ namespace peak_internal {
 
 constexpr int kChains = 12;  // more than latency (4 to 5) times units (2)
 constexpr int64_t kSteps = 1000000;
+constexpr int64_t kTileSteps = 100000;
 
 inline float FmaGeneric() {
   float sums[kChains * 4] = {};
@@ -78,6 +80,17 @@ __attribute__((target("avx512f,avx512bf16"))) inline float DotBf16() {
         : "v"(a), "v"(b));
   }
   return _mm512_cvtss_f32(_mm512_add_ps(s0, s11));
+}
+
+// Four accumulators, as many as a kernel has: 16 x 16 sums of 32 products a tile instruction.
+inline float DotAmx() {
+  const AmxScope tiles;
+  for (int64_t i = 0; i < kTileSteps; ++i) {
+    __asm__ volatile(
+        "tdpbf16ps %tmm4, %tmm6, %tmm0\n tdpbf16ps %tmm4, %tmm7, %tmm1\n"
+        "tdpbf16ps %tmm5, %tmm6, %tmm2\n tdpbf16ps %tmm5, %tmm7, %tmm3\n");
+  }
+  return 0;
 }
 
 __attribute__((target("avx2"))) inline float SumAvx2(const float* p, int64_t count) {
@@ -153,7 +166,7 @@ inline double PeakF32Gflops(int runs = 20) {
   using namespace peak_internal;  // NOLINT(google-build-using-namespace)
   const double steps = 2.0 * kChains * kSteps * NumThreads() * 1e-9;
 #if defined(__x86_64__)
-  if (ActiveCpuLevel() == CpuLevel::kAvx512)
+  if (ActiveCpuLevel() >= CpuLevel::kAvx512)
     return SumOfBestRates(runs, 16 * steps, [](int64_t) { return FmaAvx512(); });
   if (ActiveCpuLevel() == CpuLevel::kAvx2) return SumOfBestRates(runs, 8 * steps, [](int64_t) { return FmaAvx2(); });
 #endif
@@ -170,6 +183,23 @@ inline double PeakBf16DotGflops(int runs = 20) {
 #else
   return 0;
 #endif
+}
+
+// AMX tile products of bf16 at the active CPU level, GFLOP/s; 0 where the processor has none.
+inline double PeakBf16TileGflops(int runs = 20) {
+  using namespace peak_internal;  // NOLINT(google-build-using-namespace)
+  if (!HasAmx()) return 0;
+#if defined(__x86_64__)
+  const double work = 4 * 2.0 * 16 * 16 * 32 * kTileSteps * NumThreads() * 1e-9;
+  return SumOfBestRates(runs, work, [](int64_t) { return DotAmx(); });
+#else
+  return 0;
+#endif
+}
+
+// The largest of the ways to multiply with bf16 operands.
+inline double PeakBf16Gflops(int runs = 20) {
+  return std::max({PeakF32Gflops(runs), PeakBf16DotGflops(runs), PeakBf16TileGflops(runs)});
 }
 
 // Reading memory front to back, GB/s: 128 MiB a run, all threads together.

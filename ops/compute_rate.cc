@@ -28,6 +28,8 @@ std::string_view NameOf(Bf16Path path) {
       return "rounded to bf16, multiplied as f32";
     case Bf16Path::kDot:
       return "vdpbf16ps";
+    case Bf16Path::kTiles:
+      return "AMX";
     case Bf16Path::kDistrust:
       return "rounded to bf16, multiplied as f32: this processor's vdpbf16ps failed its check";
   }
@@ -38,9 +40,10 @@ std::string_view NameOf(Bf16Path path) {
 
 ComputeRates MeasureComputeRates() {
   std::vector<float> x(kRows * kInner, 0.5f), w(kCols * kInner, 0.25f), y(kRows * kCols);
-  std::vector<uint8_t> memory(MatMulScratchBytes() + 64);
+  const int64_t bytes = std::max(MatMulScratchBytes(), MatMulScratchBytes(Compute::kBF16, kRows, kInner, kCols));
+  std::vector<uint8_t> memory(bytes + 64);
   const uintptr_t address = reinterpret_cast<uintptr_t>(memory.data());
-  const Scratch scratch = {memory.data() + ((address + 63) / 64 * 64 - address), MatMulScratchBytes()};
+  const Scratch scratch = {memory.data() + ((address + 63) / 64 * 64 - address), bytes};
   const auto seconds = [&](Compute compute) {
     const Clock::time_point start = Clock::now();
     MatMulNT({x.data(), kRows, kInner}, {w.data(), kCols, kInner}, {y.data(), kRows, kCols}, {compute}, scratch);
@@ -57,10 +60,11 @@ ComputeRates MeasureComputeRates() {
   constexpr double kGflop = 2e-9 * kRows * kInner * kCols;
   ComputeRates rates = {kGflop / f32, kGflop / bf16, Compute::kF32, ""};
   // Rounding first and multiplying as f32 is never faster: what a busy machine makes of it is chance.
-  const bool dot = ActiveBf16Path() == Bf16Path::kDot;
-  if (dot && rates.bf16_gflops >= kMinGain * rates.f32_gflops) rates.choice = Compute::kBF16;
+  const bool native = ActiveBf16Path() == Bf16Path::kDot || ActiveBf16Path() == Bf16Path::kTiles;
+  if (native && rates.bf16_gflops >= kMinGain * rates.f32_gflops) rates.choice = Compute::kBF16;
   rates.reason = absl::StrFormat(
-      "%s: f32 %.0f GFLOP/s, bf16 %.0f GFLOP/s (%s), %d threads, %s; bf16 is chosen where vdpbf16ps is a tenth faster",
+      "%s: f32 %.0f GFLOP/s, bf16 %.0f GFLOP/s (%s), %d threads, %s; bf16 is chosen where the processor multiplies it "
+      "a tenth faster",
       rates.choice == Compute::kBF16 ? "bf16" : "f32", rates.f32_gflops, rates.bf16_gflops,
       std::string(NameOf(ActiveBf16Path())), NumThreads(), std::string(CpuLevelName(ActiveCpuLevel())));
   return rates;

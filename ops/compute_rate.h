@@ -15,8 +15,8 @@ struct ComputeRates {
 };
 
 // Multiplies matrices of a layer's kind both ways for about 50 ms with NumThreads() threads and compares the best
-// runs. bf16 is chosen only where the processor multiplies it (ActiveBf16Path() is kDot) at least a tenth faster: f32
-// is more exact. Allocates 3 MiB and its scratch.
+// runs. bf16 is chosen only where the processor multiplies it (ActiveBf16Path() is kDot or kTiles) at least a tenth
+// faster: f32 is more exact. Allocates 3 MiB and its scratch.
 ComputeRates MeasureComputeRates();
 
 }  // namespace thimble

@@ -1,8 +1,9 @@
-// DecodeRow: weights of any format to f32, a few hundred values a call. AVX2 where the processor has it, else plain
-// C++.
+// DecodeRow: weights of any format to f32, a few hundred values a call. AVX2 where the active CPU level has it, else
+// plain C++.
 #include <algorithm>
 #include <cstring>
 
+#include "ops/cpu_level.h"
 #include "ops/format.h"
 
 #if defined(__x86_64__)
@@ -92,8 +93,8 @@ constexpr Decoders kAvx2 = {DecodeBF16Avx2, DecodeF16Avx2, DecodeBlockAvx2};
 
 const Decoders& BestDecoders() {
 #if defined(__x86_64__)
-  static const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c");
-  if (avx2) return kAvx2;
+  static const bool has_f16c = __builtin_cpu_supports("f16c");
+  if (has_f16c && ActiveCpuLevel() >= CpuLevel::kAvx2) return kAvx2;
 #endif
   return kPortable;
 }

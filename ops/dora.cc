@@ -164,10 +164,13 @@ void DoraBackward(ConstVector m, ConstVector norm, ConstMatrix z, ConstMatrix dy
   DoraForward(m, norm, dy, dz);
 }
 
-int64_t DoraDropoutScratchBytes(int64_t rows, int64_t in, int64_t out, int64_t rank) {
+int64_t DoraDropoutScratchBytes(Compute compute, int64_t rows, int64_t in, int64_t out, int64_t rank) {
   const int64_t tile = TileRows(rows, in, out);
+  const int64_t products =
+      std::max({MatMulScratchBytes(compute, tile, in, out), MatMulScratchBytes(compute, tile, in, rank),
+                MatMulScratchBytes(compute, tile, rank, out)});
   return Aligned(tile * in * kFloat) + 2 * Aligned(tile * out * kFloat) + Aligned(tile * rank * kFloat) +
-         2 * Aligned(out * kFloat) + MatMulScratchBytes();
+         2 * Aligned(out * kFloat) + products;
 }
 
 void DoraDropoutForward(ConstMatrix x, const WeightView& w, ConstMatrix a, ConstMatrix b, ConstVector m,

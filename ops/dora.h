@@ -35,7 +35,7 @@ void DoraDropoutForward(ConstMatrix x, const WeightView& w, ConstMatrix a, Const
 void DoraDropoutBackward(ConstMatrix x, const WeightView& w, ConstMatrix a, ConstMatrix b, ConstVector m,
                          ConstVector norm, float scale, const LoraDropout& dropout, Compute compute, ConstMatrix xa,
                          ConstMatrix dy, Matrix dx, Matrix da, Matrix db, Vector dm, Scratch scratch);
-// Enough for both, MatMulScratchBytes() included.
-int64_t DoraDropoutScratchBytes(int64_t rows, int64_t in, int64_t out, int64_t rank);
+// Enough for both, MatMulScratchBytes included.
+int64_t DoraDropoutScratchBytes(Compute compute, int64_t rows, int64_t in, int64_t out, int64_t rank);
 
 }  // namespace thimble

@@ -114,10 +114,11 @@ void AddLoraDropout(ConstMatrix x, const LoraDropout& dropout, int64_t first_row
   Dropout(x, dropout, first_row, true, y);
 }
 
-int64_t LoraScratchBytes(int64_t rows, int64_t in, int64_t out, int64_t rank) {
-  (void)out;
+int64_t LoraScratchBytes(Compute compute, int64_t rows, int64_t in, int64_t out, int64_t rank) {
+  const int64_t products =
+      std::max(MatMulScratchBytes(compute, rows, in, rank), MatMulScratchBytes(compute, rows, rank, out));
   const int64_t floats = rows * rank + TileRows(rows, in) * in;
-  return floats * static_cast<int64_t>(sizeof(float)) + 2 * 64 + MatMulScratchBytes();
+  return floats * static_cast<int64_t>(sizeof(float)) + 2 * 64 + products;
 }
 
 void LoraDown(ConstMatrix x, ConstMatrix a, const LoraDropout& dropout, Compute compute, Matrix xa, Scratch scratch) {

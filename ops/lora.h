@@ -37,7 +37,7 @@ void LoraForward(ConstMatrix x, ConstMatrix a, ConstMatrix b, float scale, const
 void LoraBackward(ConstMatrix x, ConstMatrix a, ConstMatrix b, float scale, const LoraDropout& dropout, Compute compute,
                   ConstMatrix xa, ConstMatrix dy, Matrix dx, Matrix da, Matrix db, Scratch scratch);
 
-// Enough for all of them, MatMulScratchBytes() included: T * rank floats and a tile of about 1 MiB.
-int64_t LoraScratchBytes(int64_t rows, int64_t in, int64_t out, int64_t rank);
+// Enough for all of them, MatMulScratchBytes included: T * rank floats and a tile of about 1 MiB.
+int64_t LoraScratchBytes(Compute compute, int64_t rows, int64_t in, int64_t out, int64_t rank);
 
 }  // namespace thimble

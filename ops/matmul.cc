@@ -6,8 +6,10 @@
 #include <cstddef>
 
 #include "ops/check.h"
+#include "ops/matmul_amx.h"
 #include "ops/matmul_bf16.h"
 #include "ops/matmul_kernel.h"
+#include "ops/matmul_product.h"
 #include "ops/parallel.h"
 
 namespace thimble {
@@ -27,20 +29,8 @@ constexpr int64_t kThreadFloats = kLeftFloats + kRightFloats + kMaxDecoded;
 // Below this many multiplications starting a second thread costs more than it gains.
 constexpr int64_t kMinParallelWork = 1 << 17;
 
-// An operand: element (lane, k) of the product's row or column `lane` and inner index k.
-struct Operand {
-  const float* data = nullptr;         // null: `weight` holds the values
-  int64_t stride = 0;                  // between rows of the matrix in memory
-  bool inner_first = false;            // rows in memory are inner indices rather than lanes
-  const WeightView* weight = nullptr;  // any format; its rows are lanes unless inner_first
-};
-
-struct Product {
-  int64_t rows, cols, inner;
-  Operand left, right;
-  Matrix y;
+struct Product : MatMulProduct {
   bool round;
-  MatMulOptions options;
   const MatMulKernels* kernels;
 };
 
@@ -99,7 +89,7 @@ void PackWeightCols(const Product& p, int64_t col, int64_t cols, int64_t k, int6
 // Columns col .. col + cols - 1 into panels one behind the other from panels.right on.
 void PackRight(const Product& p, int64_t col, int64_t cols, int64_t k, int64_t depth, const Panels& panels) {
   const int width = p.kernels->cols;
-  const Operand& right = p.right;
+  const MatMulOperand& right = p.right;
   if (right.data == nullptr) {
     right.inner_first ? PackWeightCols(p, col, cols, k, depth, panels) : PackWeightRows(p, col, cols, k, depth, panels);
   } else {
@@ -162,11 +152,6 @@ int64_t PartBegin(int64_t i, int64_t parts, int64_t count, int64_t width, int64_
 }
 
 void Multiply(const Product& p, Scratch scratch) {
-  if (p.rows == 0 || p.cols == 0) return;
-  if (p.inner == 0) {
-    for (int64_t r = 0; r < p.rows && !p.options.accumulate; ++r) std::fill_n(p.y.row(r), p.cols, 0.0f);
-    return;
-  }
   const int64_t col_panels = CeilDiv(p.cols, p.kernels->cols);
   const int64_t row_panels = CeilDiv(p.rows, p.kernels->rows);
   const int64_t threads = p.rows * p.cols * p.inner < kMinParallelWork ? 1 : NumThreads();
@@ -186,15 +171,24 @@ void Multiply(const Product& p, Scratch scratch) {
   });
 }
 
-Product MakeProduct(int64_t inner, Operand left, Operand right, Matrix y, const MatMulOptions& options,
-                    Scratch scratch) {
-  CHECK_GE(scratch.bytes, MatMulScratchBytes());
-  const bool bf16 = options.compute == Compute::kBF16;
-  const MatMulKernels* kernels = bf16 ? Bf16Kernels() : nullptr;
-  return {y.rows, y.cols, inner, left, right, y, bf16, options, kernels != nullptr ? kernels : &F32Kernels()};
+bool OnTiles(Compute compute) {
+  return compute == Compute::kBF16 && Bf16Kernels() == nullptr && ActiveBf16Path() == Bf16Path::kTiles;
 }
 
-Operand WeightOperand(const WeightView& w, bool inner_first) {
+void Run(const MatMulProduct& p, Scratch scratch) {
+  if (p.rows == 0 || p.cols == 0) return;
+  if (p.inner == 0) {
+    for (int64_t r = 0; r < p.rows && !p.options.accumulate; ++r) std::fill_n(p.y.row(r), p.cols, 0.0f);
+    return;
+  }
+  if (OnTiles(p.options.compute)) return MultiplyAmx(p, scratch);
+  const bool bf16 = p.options.compute == Compute::kBF16;
+  const MatMulKernels* kernels = bf16 ? Bf16Kernels() : nullptr;
+  CHECK_GE(scratch.bytes, MatMulScratchBytes());
+  Multiply({p, bf16, kernels != nullptr ? kernels : &F32Kernels()}, scratch);
+}
+
+MatMulOperand WeightOperand(const WeightView& w, bool inner_first) {
   if (w.format != Format::kF32) return {nullptr, 0, inner_first, &w};
   return {static_cast<const float*>(w.data), w.cols, inner_first, nullptr};
 }
@@ -203,29 +197,34 @@ Operand WeightOperand(const WeightView& w, bool inner_first) {
 
 int64_t MatMulScratchBytes() { return NumThreads() * kThreadFloats * static_cast<int64_t>(sizeof(float)); }
 
+int64_t MatMulScratchBytes(Compute compute, int64_t rows, int64_t in, int64_t out) {
+  if (!OnTiles(compute)) return MatMulScratchBytes();
+  return std::max({AmxScratchBytes(rows, out, in), AmxScratchBytes(rows, in, out), AmxScratchBytes(out, in, rows)});
+}
+
 void MatMulNT(ConstMatrix x, const WeightView& w, Matrix y, const MatMulOptions& options, Scratch scratch) {
   CHECK_EQ(x.cols, w.cols);
   CHECK_EQ(x.rows, y.rows);
   CHECK_EQ(w.rows, y.cols);
-  const Operand left = {x.data, x.stride, false, nullptr};
-  Multiply(MakeProduct(x.cols, left, WeightOperand(w, false), y, options, scratch), scratch);
+  const MatMulOperand left = {x.data, x.stride, false, nullptr};
+  Run({y.rows, y.cols, x.cols, left, WeightOperand(w, false), y, options}, scratch);
 }
 
 void MatMulNN(ConstMatrix dy, const WeightView& w, Matrix dx, const MatMulOptions& options, Scratch scratch) {
   CHECK_EQ(dy.cols, w.rows);
   CHECK_EQ(dy.rows, dx.rows);
   CHECK_EQ(w.cols, dx.cols);
-  const Operand left = {dy.data, dy.stride, false, nullptr};
-  Multiply(MakeProduct(dy.cols, left, WeightOperand(w, true), dx, options, scratch), scratch);
+  const MatMulOperand left = {dy.data, dy.stride, false, nullptr};
+  Run({dx.rows, dx.cols, dy.cols, left, WeightOperand(w, true), dx, options}, scratch);
 }
 
 void MatMulTN(ConstMatrix dy, ConstMatrix x, Matrix dw, const MatMulOptions& options, Scratch scratch) {
   CHECK_EQ(dy.rows, x.rows);
   CHECK_EQ(dy.cols, dw.rows);
   CHECK_EQ(x.cols, dw.cols);
-  const Operand left = {dy.data, dy.stride, true, nullptr};
-  const Operand right = {x.data, x.stride, true, nullptr};
-  Multiply(MakeProduct(dy.rows, left, right, dw, options, scratch), scratch);
+  const MatMulOperand left = {dy.data, dy.stride, true, nullptr};
+  const MatMulOperand right = {x.data, x.stride, true, nullptr};
+  Run({dw.rows, dw.cols, dy.rows, left, right, dw, options}, scratch);
 }
 
 }  // namespace thimble

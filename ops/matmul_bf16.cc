@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "ops/cpu_level.h"
+#include "ops/matmul_amx.h"
 
 #if defined(__x86_64__)
 // gcc's own header leaves the ignored lanes of its unmasked intrinsics uninitialised on purpose.
@@ -183,6 +184,10 @@ bool Bf16KernelsAgree(const MatMulKernels& pairs, const MatMulKernels& f32) {
 }
 
 Bf16Path ActiveBf16Path() {
+  if (HasAmx()) {
+    static const bool tiles_agree = AmxAgrees();
+    if (tiles_agree) return Bf16Path::kTiles;
+  }
   if (!HasBf16Dot() || !DotKernelsFit()) return Bf16Path::kRounded;
   static const bool agree = Bf16KernelsAgree(DotKernels(), F32Kernels());
   return agree ? Bf16Path::kDot : Bf16Path::kDistrust;

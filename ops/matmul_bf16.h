@@ -9,11 +9,12 @@ namespace thimble {
 enum class Bf16Path : uint8_t {
   kRounded,   // operands are rounded while they are packed, then multiplied in f32
   kDot,       // vdpbf16ps
+  kTiles,     // tdpbf16ps (matmul_amx.h)
   kDistrust,  // the processor has vdpbf16ps, but it disagreed with the rounded path beyond rounding: kRounded is used
 };
 
-// The path in use at the active CPU level. The first call on a processor with vdpbf16ps compares both paths on a small
-// product (Bf16KernelsAgree).
+// The path in use at the active CPU level. The first call on a processor with tdpbf16ps or vdpbf16ps checks it on a
+// small product (AmxAgrees, Bf16KernelsAgree); tiles that fail leave kDot.
 Bf16Path ActiveBf16Path();
 
 // The table of vdpbf16ps, or null where ActiveBf16Path() is another: then F32Kernels() on rounded operands.

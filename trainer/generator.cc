@@ -27,6 +27,15 @@ void Generator::DeclareCaches(const Decoder& decoder, int64_t max_context, Store
   }
 }
 
+namespace {
+
+// Of the logits of one token.
+int64_t HeadScratchBytes(const Decoder& decoder) {
+  return MatMulScratchBytes(decoder.compute, 1, decoder.config.hidden_dim, decoder.config.vocab_size);
+}
+
+}  // namespace
+
 Generator::Generator(const Decoder* decoder, Store* store, int64_t max_context)
     : decoder_(decoder), store_(store), max_context_(max_context) {
   if (store_->Find(CacheName("keys", 0)) < 0) DeclareCaches(*decoder_, max_context, store_);
@@ -34,11 +43,12 @@ Generator::Generator(const Decoder* decoder, Store* store, int64_t max_context)
   max_context_ = store_->entry(store_->Find(CacheName("keys", 0))).rows;
   arena_ = std::make_unique<Arena>(ArenaBytes(*decoder_, store_));
   logits_.resize(decoder_->config.vocab_size);
-  scratch_.resize(MatMulScratchBytes() + 64);
+  scratch_.resize(HeadScratchBytes(*decoder_) + 64);
 }
 
 int64_t Generator::WorkspaceBytes(const Decoder& decoder, Store* store) {
-  return ArenaBytes(decoder, store) + decoder.config.vocab_size * int64_t{sizeof(float)} + MatMulScratchBytes() + 64;
+  return ArenaBytes(decoder, store) + decoder.config.vocab_size * int64_t{sizeof(float)} + HeadScratchBytes(decoder) +
+         64;
 }
 
 // Smaller chunks have smaller buffers in the same order, but their placement may come out larger.
@@ -103,7 +113,7 @@ void Generator::Feed(absl::Span<const int32_t> tokens) {
     const ConstMatrix last = chunk.executor->Result(chunk.hidden).Rows(count - 1, 1);
     char* aligned = scratch_.data() + (64 - reinterpret_cast<uintptr_t>(scratch_.data()) % 64) % 64;
     MatMulNT(last, store_->entry(decoder_->head).view, Matrix(logits_.data(), 1, static_cast<int64_t>(logits_.size())),
-             {.compute = decoder_->compute}, {aligned, MatMulScratchBytes()});
+             {.compute = decoder_->compute}, {aligned, HeadScratchBytes(*decoder_)});
   }
 }
 

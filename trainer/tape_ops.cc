@@ -29,12 +29,17 @@ void AppendBiasGradient(Backward& b, ValueId dy, ValueId bias) {
   b.tape().Append(std::move(step));
 }
 
+// Of the products of a linear layer's input and weight.
+int64_t LinearScratchBytes(const Tape& tape, ValueId x, ValueId w, Compute compute) {
+  return MatMulScratchBytes(compute, tape.value(x).rows, tape.value(w).cols, tape.value(w).rows);
+}
+
 // dw += dy^T x.
 void AppendWeightGradient(Backward& b, ValueId dy, ValueId x, ValueId w, Compute compute) {
   Step step;
   step.op = "matmul_tn";
   step.inputs = {dy, b.Saved(x), b.ParameterGradient(w)};
-  step.scratch_bytes = MatMulScratchBytes();
+  step.scratch_bytes = LinearScratchBytes(b.tape(), x, w, compute);
   step.run = [compute](const StepContext& c) {
     MatMulTN(c.In(0), c.In(1), c.Mutable(2), {.compute = compute, .accumulate = true}, c.scratch());
   };
@@ -51,7 +56,7 @@ void AppendInputGradient(Backward& b, ValueId dy, ValueId x, ValueId w, Compute 
   step.op = "matmul_nn";
   step.inputs = {dy, w};
   step.outputs = {dx};
-  step.scratch_bytes = MatMulScratchBytes();
+  step.scratch_bytes = LinearScratchBytes(b.tape(), x, w, compute);
   const bool accumulate = so_far != kNoValue;
   if (accumulate) {
     step.inputs.push_back(so_far);
@@ -146,7 +151,7 @@ ValueId RecordLinear(Tape* tape, ValueId x, ValueId w, ValueId bias, Compute com
   step.op = "matmul_nt";
   step.inputs = {x, w};
   step.outputs = {y};
-  step.scratch_bytes = MatMulScratchBytes();
+  step.scratch_bytes = LinearScratchBytes(*tape, x, w, compute);
   step.run = [compute](const StepContext& c) {
     MatMulNT(c.In(0), c.Weight(1), c.Out(0), {.compute = compute}, c.scratch());
   };

@@ -27,7 +27,7 @@ void AppendLoraBackward(Backward& b, const Step& s, ValueId x, const LoraSpec& l
       b.Saved(x), lora.a, lora.b, b.Saved(s.inputs[1]), dy, b.ParameterGradient(lora.a), b.ParameterGradient(lora.b)};
   if (need_dx) AppendInputGradient(b, dy, x, w, compute);
   const int64_t rank = tape.value(lora.a).rows;
-  back.scratch_bytes = LoraScratchBytes(tape.value(x).rows, tape.value(x).cols, tape.value(dy).cols, rank);
+  back.scratch_bytes = LoraScratchBytes(compute, tape.value(x).rows, tape.value(x).cols, tape.value(dy).cols, rank);
   if (need_dx) {
     const ValueId sum = b.NewGradient(x);
     back.inputs.push_back(b.Gradient(x));
@@ -54,7 +54,7 @@ ValueId RecordLora(Tape* tape, ValueId y, ValueId x, ValueId w, const LoraSpec& 
   down.op = "lora_down";
   down.inputs = {x, lora.a};
   down.outputs = {xa};
-  down.scratch_bytes = LoraScratchBytes(tokens, tape->value(x).cols, tape->value(y).cols, rank);
+  down.scratch_bytes = LoraScratchBytes(compute, tokens, tape->value(x).cols, tape->value(y).cols, rank);
   down.run = [lora, compute](const StepContext& c) {
     LoraDown(c.In(0), c.In(1), DropoutOf(lora, c), compute, c.Out(0), c.scratch());
   };
@@ -66,7 +66,7 @@ ValueId RecordLora(Tape* tape, ValueId y, ValueId x, ValueId w, const LoraSpec& 
   up.inputs = {y, xa, lora.b};
   up.outputs = {sum};
   up.in_place = {{0, 0}};
-  up.scratch_bytes = MatMulScratchBytes();
+  up.scratch_bytes = MatMulScratchBytes(compute, tokens, rank, tape->value(y).cols);
   up.run = [lora, compute](const StepContext& c) {
     CopyIfApart(c.In(0), c.Out(0));
     LoraUp(c.In(1), c.In(2), lora.scale, compute, c.Out(0), c.scratch());
@@ -166,7 +166,7 @@ ValueId RecordDoraDropout(Tape* tape, ValueId base, ValueId x, ValueId w, ValueI
   step.inputs = {base, x, w, lora.a, lora.b, lora.magnitude, norm};
   step.outputs = {y, xa};
   step.in_place = {{0, 0}};
-  step.scratch_bytes = DoraDropoutScratchBytes(tokens, tape->value(x).cols, out, rank);
+  step.scratch_bytes = DoraDropoutScratchBytes(compute, tokens, tape->value(x).cols, out, rank);
   step.run = [lora, compute](const StepContext& c) {
     CopyIfApart(c.In(0), c.Out(0));
     DoraDropoutForward(c.In(1), c.Weight(2), c.In(3), c.In(4), c.InVector(5), c.InVector(6), lora.scale,
@@ -187,7 +187,7 @@ ValueId RecordLoraLinear(Tape* tape, ValueId x, ValueId w, ValueId bias, const L
   step.op = "matmul_nt";
   step.inputs = {x, w};
   step.outputs = {base};
-  step.scratch_bytes = MatMulScratchBytes();
+  step.scratch_bytes = MatMulScratchBytes(compute, tape->value(x).rows, tape->value(w).cols, tape->value(w).rows);
   step.run = [compute](const StepContext& c) {
     MatMulNT(c.In(0), c.Weight(1), c.Out(0), {.compute = compute}, c.scratch());
   };

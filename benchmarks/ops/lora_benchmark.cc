@@ -24,11 +24,11 @@ struct Branch {
         dx(x.rows, x.cols),
         da(a.rows, a.cols),
         db(b.rows, b.cols),
-        scratch(LoraScratchBytes(x.rows, x.cols, x.cols, a.rows) / sizeof(float) + 16),
+        scratch(LoraScratchBytes(Compute::kF32, x.rows, x.cols, x.cols, a.rows) / sizeof(float) + 16),
         dropout{.p = state.range(3) / 100.0f, .seed = 1, .counter = 2} {}
   Scratch Aligned() {
     const uintptr_t begin = (reinterpret_cast<uintptr_t>(scratch.data()) + 63) / 64 * 64;
-    return {reinterpret_cast<void*>(begin), LoraScratchBytes(x.rows, x.cols, x.cols, a.rows)};
+    return {reinterpret_cast<void*>(begin), LoraScratchBytes(Compute::kF32, x.rows, x.cols, x.cols, a.rows)};
   }
   void Forward() {
     LoraForward(x.view(), a.view(), b.view(), 2, dropout, Compute::kF32, xa.view(), y.view(), Aligned());

@@ -1,6 +1,6 @@
-// Matrix products in GFLOP/s and as a fraction of the register FMA peak of the same run ("peak", measured beside each
-// case), for every form and format, 1 and 2 threads; one-row products in GB/s of weights read. A plain twin verifies
-// each result before it is timed.
+// Matrix products in GFLOP/s and as a fraction of the register peak of the same run ("peak", measured beside each case:
+// FMA for f32, the fastest of FMA, dot products and tiles for bf16), for every form and format, 1 and 2 threads;
+// one-row products in GB/s of weights read. A plain twin verifies each result before it is timed.
 #include <algorithm>
 #include <array>
 #include <chrono>
@@ -101,9 +101,10 @@ void BM_MatMul(benchmark::State& state, Format format, Case c) {
   const Weight weight(format, c.form == Form::kTN ? c.rows : c.out, c.in);
   const std::vector<float> a = Values(c.rows * (c.form == Form::kNT ? c.in : c.out), 1);
   std::vector<float> y(c.form == Form::kNT ? c.rows * c.out : c.form == Form::kNN ? c.rows * c.in : c.out * c.in);
-  std::vector<uint8_t> memory(MatMulScratchBytes() + 64);
+  const int64_t bytes = MatMulScratchBytes(c.compute, c.rows, c.in, c.out);
+  std::vector<uint8_t> memory(bytes + 64);
   uint8_t* begin = memory.data() + (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64);
-  const Scratch scratch = {begin, MatMulScratchBytes()};
+  const Scratch scratch = {begin, bytes};
   const MatMulOptions options = {c.compute};
   double best = 1e30, best_cpu = 1e30;
   const auto run = [&] {
@@ -123,12 +124,13 @@ void BM_MatMul(benchmark::State& state, Format format, Case c) {
   };
   run();
   if (!Verified(c, a, weight.floats, y)) return state.SkipWithError("wrong product");
-  const double peak = PeakF32Gflops(4);
+  const auto measure_peak = [&] { return c.compute == Compute::kBF16 ? PeakBf16Gflops(4) : PeakF32Gflops(4); };
+  const double peak = measure_peak();
   for (auto _ : state) run();
   const double flops = 2e-9 * static_cast<double>(c.rows * c.in * c.out);
   // The best run: other programs on the machine slow the rest.
   state.counters["GFLOPs"] = flops / best;
-  state.counters["peak"] = std::max(peak, PeakF32Gflops(4));
+  state.counters["peak"] = std::max(peak, measure_peak());
   state.counters["fraction"] = flops / best / state.counters["peak"];
   // By processor time, as though other programs took no turns: threads spin while they wait for each other.
   const double one_thread_peak = state.counters["peak"] / static_cast<double>(state.range(0));
@@ -171,13 +173,20 @@ void RegisterAll() {
       Register("NT", Form::kNT, Compute::kF32, format, rows, in, out);
     }
     for (const auto& [rows, in, out] : {std::array<int64_t, 3>{512, 4096, 4096}, {512, 896, 4864}, {64, 256, 256}}) {
-      Register("NN", Form::kNN, Compute::kF32, format, rows, in, out);
+      for (const Compute compute : {Compute::kF32, Compute::kBF16}) {
+        Register("NN", Form::kNN, compute, format, rows, in, out);
+      }
+      Register("NT", Form::kNT, Compute::kBF16, format, rows, in, out);
     }
-    Register("NT", Form::kNT, Compute::kBF16, format, 512, 4096, 4096);
+    for (const auto& [rows, in, out] : {std::array<int64_t, 3>{512, 4096, 16}, {512, 16, 4096}, {1, 4096, 4096}}) {
+      Register("NT", Form::kNT, Compute::kBF16, format, rows, in, out);
+    }
   }
   for (const auto& [rows, in, out] :
        {std::array<int64_t, 3>{512, 4096, 4096}, {512, 896, 4864}, {64, 256, 256}, {512, 4096, 16}, {512, 16, 4096}}) {
-    Register("TN", Form::kTN, Compute::kF32, Format::kF32, rows, in, out);
+    for (const Compute compute : {Compute::kF32, Compute::kBF16}) {
+      Register("TN", Form::kTN, compute, Format::kF32, rows, in, out);
+    }
   }
 }
 

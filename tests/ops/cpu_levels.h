@@ -1,4 +1,4 @@
-// Runs a test at every CPU level (Highway target) that this machine has.
+// Runs a test at every CPU level that this machine has: the Highway targets, and the best of them with AMX.
 #pragma once
 
 #include <cstdint>
@@ -8,12 +8,15 @@
 
 #include "gtest/gtest.h"
 #include "hwy/targets.h"
+#include "ops/cpu_level.h"
 
 namespace thimble {
 
-// Calls body(name of the level) with dynamic dispatch held to one level after another.
+// Calls body(name of the level) with dynamic dispatch held to one level after another. AMX comes last, as "AMX".
 template <typename Body>
 void ForEachCpuLevel(const Body& body) {
+  const bool amx = HasAmx();
+  AllowAmxForTest(false);
   for (const int64_t target : hwy::SupportedAndGeneratedTargets()) {
     hwy::SetSupportedTargetsForTest(target);
     hwy::GetChosenTarget().Update(hwy::SupportedTargets());
@@ -21,6 +24,8 @@ void ForEachCpuLevel(const Body& body) {
   }
   hwy::SetSupportedTargetsForTest(0);
   hwy::GetChosenTarget().DeInit();
+  AllowAmxForTest(amx);
+  if (amx) body(std::string("AMX"));
 }
 
 // run() returns every output of an op as floats; they must have the same bits at every level.

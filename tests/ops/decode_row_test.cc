@@ -3,10 +3,13 @@
 #include <cstdint>
 #include <cstring>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "gtest/gtest.h"
+#include "ops/cpu_level.h"
 #include "ops/format.h"
+#include "tests/ops/cpu_levels.h"
 
 namespace thimble {
 namespace {
@@ -98,6 +101,22 @@ TEST(DecodeRowTest, NestedStatisticsBeyondTheFirst256Blocks) {
     DecodeRow(w.view, r, 0, 96, row.data());
     for (int64_t c = 0; c < 96; ++c) ASSERT_EQ(Bits(row[c]), Bits(w.At(r * 96 + c)));
   }
+}
+
+// The processor's own conversion quiets a signalling NaN and plain C++ keeps it, which tells one from the other.
+TEST(DecodeRowTest, FollowsTheCpuLevel) {
+  const std::vector<uint16_t> signalling(16, 0x7D01);
+  WeightView w;
+  w.format = Format::kF16;
+  w.rows = 1;
+  w.cols = 16;
+  w.data = signalling.data();
+  ForEachCpuLevel([&](const std::string& level) {
+    std::vector<float> values(16), plain(16);
+    DecodeRow(w, 0, 0, 16, values.data());
+    DecodeRowPortable(w, 0, 0, 16, plain.data());
+    EXPECT_EQ(Bits(values[0]) == Bits(plain[0]), ActiveCpuLevel() == CpuLevel::kGeneric) << level;
+  });
 }
 
 TEST(DecodeRowTest, SixteenBitTypesMatchScalarConversion) {

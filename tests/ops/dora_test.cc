@@ -133,7 +133,7 @@ TEST_P(DoraSizeTest, DropoutFormMatchesPeftAndComplexStep) {
   TestMatrix xa(rows, rank), y(rows, out), dx(rows, in),
       da = TestMatrix::Random(rank, in, 8), db = TestMatrix::Random(out, rank, 9), dm = TestMatrix::Random(1, out, 10);
   const std::vector<double> da0 = da.To<double>(), db0 = db.To<double>(), dm0 = dm.To<double>();
-  TestScratch scratch(DoraDropoutScratchBytes(rows, in, out, rank));
+  TestScratch scratch(DoraDropoutScratchBytes(Compute::kF32, rows, in, out, rank));
   MatMulNT(c.x.view(), c.weight(), y.view(), {}, scratch.view());
   MatMulNN(c.dy.view(), c.weight(), dx.view(), {}, scratch.view());
   DoraDropoutForward(c.x.view(), c.weight(), c.a.view(), c.b.view(), c.m.vector(), c.norm.vector(), kScale, dropout,
@@ -174,23 +174,24 @@ INSTANTIATE_TEST_SUITE_P(Sizes, DoraSizeTest,
 TEST(DoraTest, TilesAndThreads) {
   const Case c(203, 20, 3, 1320);
   const LoraDropout dropout = {.p = 0.3f, .seed = 11, .counter = 4};
-  const auto run = [&] {
+  const auto run = [&](Compute compute) {
     TestMatrix norm(1, c.out), xa(c.rows, c.rank), y(c.rows, c.out), dx(c.rows, c.in), da(c.rank, c.in),
         db(c.out, c.rank), dm(1, c.out);
     TestScratch norm_scratch(DoraNormScratchBytes(c.in));
     DoraNorm(c.weight(), c.a.view(), c.b.view(), kScale, norm.vector(), norm_scratch.view());
-    TestScratch scratch(DoraDropoutScratchBytes(c.rows, c.in, c.out, c.rank));
+    TestScratch scratch(DoraDropoutScratchBytes(compute, c.rows, c.in, c.out, c.rank));
     DoraDropoutForward(c.x.view(), c.weight(), c.a.view(), c.b.view(), c.m.vector(), norm.vector(), kScale, dropout,
-                       Compute::kF32, xa.view(), y.view(), scratch.view());
+                       compute, xa.view(), y.view(), scratch.view());
     DoraDropoutBackward(c.x.view(), c.weight(), c.a.view(), c.b.view(), c.m.vector(), norm.vector(), kScale, dropout,
-                        Compute::kF32, xa.view(), c.dy.view(), dx.view(), da.view(), db.view(), dm.vector(),
-                        scratch.view());
+                        compute, xa.view(), c.dy.view(), dx.view(), da.view(), db.view(), dm.vector(), scratch.view());
     EXPECT_TRUE(scratch.GuardIntact() && norm_scratch.GuardIntact());
     std::vector<float> all = norm.Values();
     for (const TestMatrix* part : {&y, &dx, &da, &db, &dm}) all = Concatenate(all, part->Values());
     return all;
   };
-  ExpectSameBitsForAnyThreadCount(run);
+  for (const Compute compute : {Compute::kF32, Compute::kBF16}) {
+    ExpectSameBitsForAnyThreadCount([&] { return run(compute); });
+  }
 }
 
 }  // namespace

@@ -93,7 +93,7 @@ TEST_P(LoraSizeTest, MatchesReferenceAndComplexStep) {
   TestMatrix xa(rows, rank), y = TestMatrix::Random(rows, out, 5), dx = TestMatrix::Random(rows, in, 6),
                              da = TestMatrix::Random(rank, in, 7), db = TestMatrix::Random(out, rank, 8);
   const std::vector<double> y0 = y.To<double>(), dx0 = dx.To<double>(), da0 = da.To<double>(), db0 = db.To<double>();
-  TestScratch scratch(LoraScratchBytes(rows, in, out, rank));
+  TestScratch scratch(LoraScratchBytes(Compute::kF32, rows, in, out, rank));
   LoraForward(x.view(), a.view(), b.view(), kScale, dropout, Compute::kF32, xa.view(), y.view(), scratch.view());
   LoraBackward(x.view(), a.view(), b.view(), kScale, dropout, Compute::kF32, xa.view(), dy.view(), dx.view(), da.view(),
                db.view(), scratch.view());
@@ -131,17 +131,18 @@ TEST(LoraTest, TilesThreadsAndAFrozenInput) {
   const LoraDropout dropout = {.p = 0.5f, .seed = 3, .counter = 7};
   const TestMatrix x = TestMatrix::Random(rows, in, 1), a = TestMatrix::Random(rank, in, 2, 1, 0),
                    b = TestMatrix::Random(out, rank, 3, 1, 0), dy = TestMatrix::Random(rows, out, 4);
-  const auto run = [&](bool with_dx) {
+  const auto run = [&](bool with_dx, Compute compute = Compute::kF32) {
     TestMatrix xa(rows, rank), y(rows, out), dx(rows, in), da(rank, in), db(out, rank);
-    TestScratch scratch(LoraScratchBytes(rows, in, out, rank));
-    LoraForward(x.view(), a.view(), b.view(), kScale, dropout, Compute::kF32, xa.view(), y.view(), scratch.view());
-    LoraBackward(x.view(), a.view(), b.view(), kScale, dropout, Compute::kF32, xa.view(), dy.view(),
+    TestScratch scratch(LoraScratchBytes(compute, rows, in, out, rank));
+    LoraForward(x.view(), a.view(), b.view(), kScale, dropout, compute, xa.view(), y.view(), scratch.view());
+    LoraBackward(x.view(), a.view(), b.view(), kScale, dropout, compute, xa.view(), dy.view(),
                  with_dx ? dx.view() : Matrix(), da.view(), db.view(), scratch.view());
     EXPECT_TRUE(scratch.GuardIntact());
     const std::vector<float> gradients = Concatenate(Concatenate(y.Values(), da.Values()), db.Values());
     return with_dx ? Concatenate(gradients, dx.Values()) : gradients;
   };
   ExpectSameBitsForAnyThreadCount([&] { return run(true); });
+  ExpectSameBitsForAnyThreadCount([&] { return run(true, Compute::kBF16); });
   const std::vector<float> all = run(true), frozen = run(false);
   EXPECT_TRUE(std::equal(frozen.begin(), frozen.end(), all.begin()));
   const std::vector<double> expected =

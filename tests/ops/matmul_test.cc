@@ -62,10 +62,11 @@ Problem MakeProblem(Form form, const TestMatrix& a, const std::vector<float>& b,
 }
 
 // Compares with sums in double. An element's error is at most the roundings of its longest chain (a block, then the
-// blocks) times the sum of magnitudes, and two roundings of scale and y.
+// blocks; with tiles all terms) times the sum of magnitudes, and two roundings of scale and y.
 void ExpectProduct(const Problem& p, const TestMatrix& before, const TestMatrix& after, const MatMulOptions& options,
                    const std::string& what) {
-  const double chain = std::min<int64_t>(p.inner, kMatMulInnerBlock) + p.inner / kMatMulInnerBlock + 4;
+  const int64_t block = options.compute == Compute::kBF16 && HasAmx() ? p.inner + 1 : kMatMulInnerBlock;
+  const double chain = std::min<int64_t>(p.inner, block) + p.inner / block + 4;
   int wrong = 0;
   for (int64_t i = 0; i < p.rows; ++i) {
     for (int64_t j = 0; j < p.cols; ++j) {
@@ -92,7 +93,7 @@ void ExpectProduct(const Problem& p, const TestMatrix& before, const TestMatrix&
 // Runs one form; `b` is x of TN and ignored otherwise.
 void RunForm(Form form, const TestMatrix& a, const WeightView& w, const TestMatrix& b, Matrix y,
              const MatMulOptions& options) {
-  TestScratch scratch(MatMulScratchBytes());
+  TestScratch scratch(MatMulScratchBytes(options.compute, form == Form::kTN ? a.rows() : y.rows, w.cols, w.rows));
   if (form == Form::kNT) MatMulNT(a.view(), w, y, options, scratch.view());
   if (form == Form::kNN) MatMulNN(a.view(), w, y, options, scratch.view());
   if (form == Form::kTN) MatMulTN(a.view(), b.view(), y, options, scratch.view());
@@ -208,7 +209,7 @@ TEST(MatMulTest, RowsDoNotDependOnTheirNumberOrPlace) {
       const TestMatrix a = LeftOf(form, s);
       const ScopedThreads one(1);  // many small calls: starting threads would take most of the time
       ForEachCpuLevel([&](const std::string& level) {
-        TestScratch scratch(MatMulScratchBytes());
+        TestScratch scratch(MatMulScratchBytes(compute, s.m, s.k, s.n));
         TestMatrix all = ResultOf(form, s);
         RunForm(form, a, weight.view(), a, all.view(), options);
         for (const int64_t group : {1, 2, 5, 17}) {
@@ -364,10 +365,15 @@ TEST(MatMulTest, SelfCheckSeesWrongKernels) {
   EXPECT_FALSE(Bf16KernelsAgree(wrong, F32Kernels()));
 }
 
-// The processor's own dot product is used where it has one, never distrusted.
-TEST(MatMulTest, DotPathIsUsedWhereTheProcessorHasIt) {
-  EXPECT_EQ(ActiveBf16Path(), HasBf16Dot() ? Bf16Path::kDot : Bf16Path::kRounded);
+// The processor's own products are used where it has them, never distrusted.
+TEST(MatMulTest, PathIsTheProcessorsBest) {
+  const Bf16Path pairs = HasBf16Dot() ? Bf16Path::kDot : Bf16Path::kRounded;
+  EXPECT_EQ(ActiveBf16Path(), HasAmx() ? Bf16Path::kTiles : pairs);
+  const bool amx = HasAmx();
+  AllowAmxForTest(false);
+  EXPECT_EQ(ActiveBf16Path(), pairs);
   EXPECT_EQ(Bf16Kernels() != nullptr, HasBf16Dot());
+  AllowAmxForTest(amx);
 }
 
 TEST(MatMulTest, ScratchIsBounded) {
@@ -375,6 +381,12 @@ TEST(MatMulTest, ScratchIsBounded) {
     ScopedThreads scoped(threads);
     EXPECT_GT(MatMulScratchBytes(), 0);
     EXPECT_LE(MatMulScratchBytes(), threads * (int64_t{1} << 19));
+    const int64_t bytes = MatMulScratchBytes(Compute::kBF16, 100000, 100000, 100000);
+    if (HasAmx()) {
+      EXPECT_EQ(bytes, (int64_t{4} << 20) + threads * (int64_t{9} << 16));
+    } else {
+      EXPECT_EQ(bytes, MatMulScratchBytes());
+    }
   }
 }
 
