@@ -151,7 +151,7 @@ absl::StatusOr<BatchStream> PackRows(const EvaluationRows& rows, const Evaluatio
 class Scorer {
  public:
   Scorer(ModelSession* model, ModelSession* reference, int64_t max_tokens)
-      : model_(model), reference_(reference), engine_(MakeEngine(model, max_tokens)) {
+      : model_(model), reference_(reference), max_tokens_(max_tokens), engine_(MakeEngine(model, max_tokens)) {
     if (reference != nullptr) reference_engine_ = MakeEngine(reference, max_tokens);
   }
 
@@ -200,7 +200,21 @@ class Scorer {
     for (int64_t t = 0; t < tokens; ++t) agreed_ += top_[t] == reference_top_[t] ? 1 : 0;
   }
 
+  ForwardMemory Memory() const {
+    ForwardMemory memory;
+    memory.Add(model_->store);
+    memory.Add(*engine_);
+    if (reference_ == nullptr) return memory;
+    memory.Add(reference_->store);
+    memory.Add(*reference_engine_);
+    const int64_t width = reference_->decoder.config.hidden_dim;
+    memory.planned += LinearKLScratchBytes(max_tokens_, width, model_->decoder.config.hidden_dim) + 64;
+    memory.measured += static_cast<int64_t>(scratch_.size());
+    return memory;
+  }
+
   absl::Status Finish(Evaluation* evaluation) {
+    evaluation->memory = Memory();
     evaluation->targets = targets_;
     evaluation->tokens = tokens_;
     if (targets_ == 0) return absl::InvalidArgumentError("no token to score: each window holds the start of a text");
@@ -226,6 +240,7 @@ class Scorer {
 
   ModelSession* model_;
   ModelSession* reference_;
+  int64_t max_tokens_;
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<Engine> reference_engine_;
   double loss_ = 0;
@@ -305,6 +320,10 @@ absl::Status MatchAnswers(ModelSession* model, const RowEncoder& encoder, const 
     progress.Show(
         absl::StrFormat("answered %d of %d rows, %d correct", done, evaluation->match_rows, evaluation->match_correct));
   }
+  ForwardMemory memory;
+  memory.Add(model->store);
+  if (generator != nullptr) memory.Add(model->decoder, &model->store, *generator);
+  evaluation->memory.Max(memory);
   return absl::OkStatus();
 }
 

@@ -9,6 +9,7 @@
 #include "data/dataset.h"
 #include "data/row_encoder.h"
 #include "nlohmann/json.hpp"
+#include "recipes/forward_memory.h"
 #include "recipes/session.h"
 
 namespace thimble {
@@ -44,6 +45,7 @@ struct Evaluation {
   double loss = 0;           // nats a target
   double bits_per_byte = 0;  // of texts that are scored whole; 0: not known
   double seconds = 0;        // without exact match
+  ForwardMemory memory;
   bool compared = false;
   DivergenceFigures divergence;
   bool matched = false;

@@ -4,6 +4,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "recipes/evaluate.h"
+#include "trainer/run_plan.h"
 
 namespace thimble {
 namespace {
@@ -41,6 +42,7 @@ Json EvaluationJson(const Evaluation& e) {
     json["exact_match_rows"] = e.match_rows;
     json["exact_match_too_long"] = e.match_too_long;
   }
+  json["memory"] = {{"planned_bytes", e.memory.planned}, {"measured_bytes", e.memory.measured}};
   return json;
 }
 
@@ -70,6 +72,8 @@ std::string FormatEvaluation(const Evaluation& e) {
                             e.match_too_long);
     }
   }
+  absl::StrAppend(&text, "memory        planned ", MiBText(e.memory.planned), ", measured ", MiBText(e.memory.measured),
+                  "\n");
   return text;
 }
 

@@ -33,9 +33,11 @@ class FolderBeside {
   const std::string& path() const { return path_; }
   absl::Status MoveTo(const std::string& out) {
     std::error_code error;
-    fs::rename(path_, out, error);
+    fs::remove_all(out, error);
+    if (!error) fs::rename(path_, out, error);
     if (!error) return absl::OkStatus();
-    return absl::PermissionDeniedError(absl::StrCat("cannot rename ", path_, " to ", out, ": ", error.message()));
+    return absl::PermissionDeniedError(
+        absl::StrCat("cannot put ", path_, " in the place of ", out, ": ", error.message()));
   }
 
  private:
@@ -78,9 +80,19 @@ absl::StatusOr<HeldOut> RowsOfFiles(ModelSession* model, const std::vector<std::
   return rows;
 }
 
-absl::StatusOr<HeldOut> FindHeldOut(ModelSession* model, const std::vector<std::string>& files) {
-  if (!files.empty()) return RowsOfFiles(model, files);
+void UseRowsOf(const DataSession& data, HeldOut* rows) {
+  const bool held_out = data.eval_stream != nullptr;
+  rows->stream = held_out ? data.eval_stream.get() : data.train_stream.get();
+  rows->description = held_out ? "the recipe's held-out rows" : "the recipe's training rows (none are held out)";
+}
+
+absl::StatusOr<HeldOut> FindHeldOut(ModelSession* model, const ExportRequest& request) {
+  if (!request.data.empty()) return RowsOfFiles(model, request.data);
   HeldOut rows;
+  if (request.run_data != nullptr) {
+    UseRowsOf(*request.run_data, &rows);
+    return rows;
+  }
   if (model->recipe.data().train_size() == 0) return rows;
   absl::StatusOr<DataSession> data = PrepareData(*model);
   if (!data.ok()) {
@@ -89,9 +101,7 @@ absl::StatusOr<HeldOut> FindHeldOut(ModelSession* model, const std::vector<std::
                                      "; other rows can be given with --data=FILE"));
   }
   rows.data = *std::move(data);
-  const bool held_out = rows.data.eval_stream != nullptr;
-  rows.stream = held_out ? rows.data.eval_stream.get() : rows.data.train_stream.get();
-  rows.description = held_out ? "the recipe's held-out rows" : "the recipe's training rows (none are held out)";
+  UseRowsOf(rows.data, &rows);
   return rows;
 }
 
@@ -139,13 +149,20 @@ absl::Status CheckAdapter(const Store& store, const std::string& folder) {
 
 absl::Status Measure(ModelSession* model, const HeldOut& rows, const ExportRequest& request, const std::string& folder,
                      ExportReport* report) {
-  EngineOptions options;
-  options.train = false;
-  options.loss.compute = model->decoder.compute;
-  options.max_tokens = rows.stream->max_batch_tokens();
-  Engine engine(&model->decoder, &model->store, options);
-  ASSIGN_OR_RETURN(report->quality, CompareWithExport(&engine, folder, rows.stream, request.max_batches,
+  std::unique_ptr<Engine> made;
+  if (request.engine == nullptr) {
+    EngineOptions options;
+    options.train = false;
+    options.loss.compute = model->decoder.compute;
+    options.max_tokens = rows.stream->max_batch_tokens();
+    made = std::make_unique<Engine>(&model->decoder, &model->store, options);
+  }
+  Engine* engine = made != nullptr ? made.get() : request.engine;
+  ASSIGN_OR_RETURN(report->quality, CompareWithExport(engine, folder, rows.stream, request.max_batches,
                                                       model->recipe.memory().spill_folder()));
+  report->memory.Add(*engine);
+  report->memory.planned += report->quality.planned_bytes;
+  report->memory.measured += report->quality.measured_bytes;
   report->measured = true;
   report->compared_over = rows.description;
   report->verdict = JudgeExport(report->quality, request.options);
@@ -170,10 +187,11 @@ absl::StatusOr<ExportReport> ExportModel(ModelSession* model, const ExportReques
     RETURN_IF_ERROR(CheckAdapter(model->store, beside.path()));
   } else {
     // First: missing rows should not cost the time of an export.
-    ASSIGN_OR_RETURN(const HeldOut rows, FindHeldOut(model, request.data));
+    ASSIGN_OR_RETURN(const HeldOut rows, FindHeldOut(model, request));
     RETURN_IF_ERROR(ExportMerged(model->decoder, model->store, model->Source(), request.options, beside.path()));
     if (rows.stream != nullptr) RETURN_IF_ERROR(Measure(model, rows, request, beside.path(), &report));
   }
+  report.memory.Add(model->store);
   RETURN_IF_ERROR(CountFiles(beside.path(), &report));
   if (report.verdict.ok()) RETURN_IF_ERROR(beside.MoveTo(request.out));
   return report;
@@ -206,6 +224,8 @@ std::string FormatExportReport(const ExportReport& report, const ExportOptions& 
   } else if (!report.adapter) {
     absl::StrAppend(&text, "Not compared with the model: give rows with --data=FILE\n");
   }
+  absl::StrAppend(&text, "Device memory: planned ", MiBText(report.memory.planned), ", measured ",
+                  MiBText(report.memory.measured), "\n");
   if (report.verdict.ok()) {
     absl::StrAppend(&text, "Wrote ", report.path, ": ", report.tensors, " tensors, ", report.dtype, ", ",
                     MiBText(report.bytes), "\n");
@@ -226,6 +246,7 @@ nlohmann::ordered_json ExportReportJson(const ExportReport& report) {
   json["decoded_layers"] = report.decoded;
   json["decoded_format"] = nullptr;
   if (report.decoded > 0) json["decoded_format"] = report.block_type;
+  json["memory"] = {{"planned_bytes", report.memory.planned}, {"measured_bytes", report.memory.measured}};
   json["accepted"] = report.verdict.ok();
   json["quality"] = nullptr;
   if (report.measured) {

@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "nlohmann/json.hpp"
+#include "recipes/forward_memory.h"
 #include "recipes/session.h"
 #include "trainer/export.h"
 
@@ -19,6 +20,9 @@ struct ExportRequest {
   std::string out;
   std::vector<std::string> data;  // rows to compare over, in place of the recipe's held-out ones
   int64_t max_batches = 64;       // micro-batches of them
+  // Of a run that has just trained; null: made for the comparison.
+  Engine* engine = nullptr;
+  const DataSession* run_data = nullptr;
 };
 
 struct ExportReport {
@@ -32,17 +36,20 @@ struct ExportReport {
   int64_t decoded = 0;     // linear layers decoded from 4 bits
   std::string block_type;  // "nf4": of these
   std::string compared_over;
+  ForwardMemory memory;
   bool measured = false;
   ExportQuality quality;
   absl::Status verdict;  // Aborted, with the figures, above the limits: nothing is left behind then
 };
 
-// `model` is loaded. An error leaves nothing behind. An adapter's tensors are read back and must be the trained ones
+// `model` is loaded. An error leaves nothing behind, and neither does a verdict that is not OK; a folder that is at
+// `out` already is replaced by an accepted export. An adapter's tensors are read back and must be the trained ones
 // bit for bit; whole weights are compared by their distributions over held-out rows, where there are any.
 absl::StatusOr<ExportReport> ExportModel(ModelSession* model, const ExportRequest& request);
 
 std::string FormatExportReport(const ExportReport& report, const ExportOptions& limits);
-// path, format, dtype, base, tensors, bytes, merged_layers, decoded_layers, decoded_format, accepted, quality.{mean_kl,
+// path, format, dtype, base, tensors, bytes, merged_layers, decoded_layers, decoded_format, memory.{planned_bytes,
+// measured_bytes}, accepted, quality.{mean_kl,
 // max_kl, agreement, tokens, rows} (null where nothing was compared).
 nlohmann::ordered_json ExportReportJson(const ExportReport& report);
 

@@ -130,6 +130,7 @@ absl::StatusOr<std::unique_ptr<ModelSession>> DeclareModel(const Recipe& recipe,
   if (recipe.training().threads() > 0) SetNumThreads(static_cast<int>(recipe.training().threads()));
   auto model = std::make_unique<ModelSession>();
   model->recipe = recipe;
+  if (parts == ModelParts::kInference) model->store.WithoutGradients();
   const std::string& base = recipe.model().path();
   const bool may_be_bare = parts == ModelParts::kConfiguration;
   if (recipe.model().has_path() && may_be_bare && IsBareConfiguration(base)) {
@@ -173,7 +174,7 @@ absl::StatusOr<std::unique_ptr<ModelSession>> OpenModel(const std::string& path,
   if (IsRunFolder(path)) {
     ASSIGN_OR_RETURN(const Recipe recipe, ReadRecipe((fs::path(path) / "recipe.yaml").string(), {}));
     ASSIGN_OR_RETURN(const std::string checkpoint, ChooseCheckpoint(path, best));
-    ASSIGN_OR_RETURN(std::unique_ptr<ModelSession> model, DeclareModel(recipe));
+    ASSIGN_OR_RETURN(std::unique_ptr<ModelSession> model, DeclareModel(recipe, ModelParts::kInference));
     RETURN_IF_ERROR(LoadModel(model.get()));
     RunIdentity identity;
     RETURN_IF_ERROR(LoadCheckpointTensors(checkpoint, &model->store, &identity));

@@ -47,7 +47,8 @@ struct ModelSession {
 // Opens tokenizer and configuration, chooses `compute` (which is then set in `recipe`), and declares all weights.
 // Reads no tensor. With ModelParts::kConfiguration model.path may be a folder without safetensors or a config.json, and
 // the tokenizer may be missing unless model.tokenizer names it: enough for a plan.
-enum class ModelParts { kAll, kConfiguration };
+// kInference leaves out what only training needs: gradients (and moments, which PlanRun declares).
+enum class ModelParts { kAll, kConfiguration, kInference };
 absl::StatusOr<std::unique_ptr<ModelSession>> DeclareModel(const recipe::Recipe& recipe,
                                                            ModelParts parts = ModelParts::kAll);
 // Declares the weights of `recipe`, the session's own or a variation of it on the same base, in `store`.

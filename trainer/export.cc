@@ -231,6 +231,10 @@ absl::StatusOr<ExportQuality> CompareWithExport(Engine* trained, const std::stri
     }
     quality.tokens += tokens;
   }
+  const int64_t largest_batch = stream->max_batch_tokens();
+  quality.planned_bytes =
+      store.ResidentBytes() + engine.arena_bytes() + LinearKLScratchBytes(largest_batch, dim, dim) + 64;
+  quality.measured_bytes = store.HeldBytes() + engine.arena_high_water_bytes() + static_cast<int64_t>(scratch.size());
   if (quality.tokens > 0) {
     quality.mean_kl /= static_cast<double>(quality.tokens);
     quality.agreement = static_cast<double>(agreed) / static_cast<double>(quality.tokens);

@@ -41,6 +41,8 @@ struct ExportQuality {
   double max_kl = 0;
   double agreement = 0;  // share of tokens with the same most likely next token
   int64_t tokens = 0;
+  int64_t planned_bytes = 0;   // of the device tier, for the model that was read back and the comparison
+  int64_t measured_bytes = 0;  // taken
 };
 // Reads a merged folder back and compares it with the trained model over at most `max_batches` of `stream`. The linear
 // layers of what is read back lie in a spill file in `spill_folder` (empty: TMPDIR or /tmp), not in memory.

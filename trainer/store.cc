@@ -69,7 +69,8 @@ void Store::MakeTrainable(StoreId id, bool decay) {
   const int64_t rows = entries_[id].rows;
   const int64_t cols = entries_[id].cols;
   CHECK(entries_[id].view.format == Format::kF32) << name;
-  const StoreId gradient = Add(absl::StrCat(name, "#gradient"), rows, cols, Category::kGradients);
+  const StoreId gradient =
+      gradients_ ? Add(absl::StrCat(name, "#gradient"), rows, cols, Category::kGradients) : StoreId{-1};
   StoreEntry& entry = entries_[id];
   entry.trainable = true;
   entry.decay = decay;

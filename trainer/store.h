@@ -31,7 +31,7 @@ struct StoreEntry {
   Category category = Category::kWeights;
   int64_t bytes = 0;
   bool trainable = false;
-  StoreId gradient = -1;  // of a trainable entry
+  StoreId gradient = -1;  // of a trainable entry, where the store has gradients
   // What the optimiser keeps for a trainable entry, in its own order (trainer/optimizer_state.h).
   std::vector<StoreId> state;
   bool decay = false;  // weight decay applies (matrices, not norms or biases)
@@ -64,8 +64,10 @@ class Store {
   // An entry of `count` bytes (8-bit codes), zero-filled by Allocate() and rounded up to whole floats: seen through
   // vector() it has ceil(count / 4) elements whose bits mean nothing as floats.
   StoreId AddCodes(std::string name, int64_t count, Category category);
-  // Marks an f32 entry trainable and declares its gradient.
+  // Marks an f32 entry trainable and declares its gradient, but for a store WithoutGradients().
   void MakeTrainable(StoreId id, bool decay);
+  // Of a trained model that is only used: what is trainable has no gradient. Before the first MakeTrainable.
+  void WithoutGradients() { gradients_ = false; }
 
   // Adds an entry to what the optimiser keeps for a trainable one.
   void AttachState(StoreId trainable, StoreId state) { entries_[trainable].state.push_back(state); }
@@ -109,6 +111,7 @@ class Store {
   std::unique_ptr<Tier> weight_tier_;
   int64_t stream_bytes_ = 0;
   bool streams_from_host_ = false;
+  bool gradients_ = true;
 };
 
 }  // namespace thimble

@@ -108,7 +108,8 @@ Command EvalCommand() {
       "texts; with --reference reference_loss, reference_perplexity, kl_mean,\n"
       "kl_median, kl_p90, kl_p95, kl_p99, kl_p99_9, kl_max (nats,\n"
       "KL(reference || model) over all tokens) and top1_agreement; with --exact_match\n"
-      "exact_match, exact_match_correct, exact_match_rows and exact_match_too_long.";
+      "exact_match, exact_match_correct, exact_match_rows and exact_match_too_long;\n"
+      "memory.planned_bytes and measured_bytes of the device tier.";
   command.example =
       "  thimble eval runs/first --data=heldout.jsonl --exact_match --best\n"
       "  thimble eval base --data=book.txt --context=512 --json\n"

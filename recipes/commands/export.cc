@@ -104,8 +104,8 @@ Command ExportCommand() {
       "--format=peft: a run's adapter. The files are read back and compared with the\n"
       "model over the recipe's held-out rows or --data. Above a limit, exit code 1;\n"
       "whatever fails leaves nothing behind. JSON: path, format, dtype, base, tensors,\n"
-      "bytes, merged_layers, decoded_layers, decoded_format, accepted,\n"
-      "quality.{mean_kl,max_kl, agreement,tokens,rows}.";
+      "bytes, merged_layers, decoded_layers, decoded_format, memory.{planned_bytes,\n"
+      "measured_bytes}, accepted, quality.{mean_kl,max_kl,agreement,tokens,rows}.";
   command.example =
       "  thimble export runs/first --format=safetensors --out=merged\n"
       "  thimble export runs/first --format=peft --out=adapter --best";

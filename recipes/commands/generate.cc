@@ -19,9 +19,11 @@
 #include "ops/check.h"
 #include "recipes/commands/commands.h"
 #include "recipes/commands/flags.h"
+#include "recipes/forward_memory.h"
 #include "recipes/recipe_options.h"
 #include "recipes/session.h"
 #include "trainer/generator.h"
+#include "trainer/run_plan.h"
 
 DECLARE_string(file);
 DEFINE_string(prompt, "", "The prompt; without it and --file, standard input.");
@@ -162,19 +164,25 @@ absl::Status RunGenerate(const CommandLine& line) {
   });
   RETURN_IF_ERROR(generator.status());
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  ForwardMemory memory;
+  memory.Add(model->store);
+  memory.Add(model->decoder, &model->store, generator);
   if (FLAGS_json) {
-    const nlohmann::ordered_json json = {{"tokens", answer.tokens},
-                                         {"logprobs", answer.logprobs},
-                                         {"text", model->tokenizer->Decode(answer.tokens, true)},
-                                         {"prompt_tokens", prompt_tokens},
-                                         {"stopped", answer.stopped}};
+    const nlohmann::ordered_json json = {
+        {"tokens", answer.tokens},
+        {"logprobs", answer.logprobs},
+        {"text", model->tokenizer->Decode(answer.tokens, true)},
+        {"prompt_tokens", prompt_tokens},
+        {"stopped", answer.stopped},
+        {"memory", {{"planned_bytes", memory.planned}, {"measured_bytes", memory.measured}}}};
     std::printf("%s\n", json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace).c_str());
   } else {
     Write(decoder.Finish() + "\n");
   }
-  std::fprintf(stderr, "%lld tokens after a prompt of %lld, %.1f tokens/s\n",
+  std::fprintf(stderr, "%lld tokens after a prompt of %lld, %.1f tokens/s; device memory planned %s, measured %s\n",
                static_cast<long long>(answer.tokens.size()), static_cast<long long>(prompt_tokens),
-               static_cast<double>(answer.tokens.size() + prompt.ids.size()) / std::max(seconds, 1e-9));
+               static_cast<double>(answer.tokens.size() + prompt.ids.size()) / std::max(seconds, 1e-9),
+               MiBText(memory.planned).c_str(), MiBText(memory.measured).c_str());
   return absl::OkStatus();
 }
 
@@ -192,7 +200,8 @@ Command GenerateCommand() {
       "go on with. One newline at its end is taken away where it comes from a file or\n"
       "standard input. The text appears as it comes.\n"
       "--json gives tokens, logprobs (of each token at temperature 1, nats), text,\n"
-      "prompt_tokens, and stopped (the model ended by itself).";
+      "prompt_tokens, stopped (the model ended by itself), and memory.planned_bytes and\n"
+      "measured_bytes of the device tier.";
   command.example =
       "  thimble generate runs/first --best --prompt=\"Where does the story happen?\"\n"
       "  thimble generate base --raw --prompt=\"Once upon a time\" \\\n"
