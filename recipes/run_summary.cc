@@ -40,7 +40,9 @@ nlohmann::ordered_json RunSummaryJson(const RunSummary& summary) {
   json["memory"]["process"]["planned_bytes"] = summary.plan.process_bytes;
   json["memory"]["process"]["measured_bytes"] = summary.process_peak_bytes;
   if (!summary.export_path.empty()) {
-    json["export"]["path"] = summary.export_path;
+    json["export"]["path"] = nullptr;
+    if (summary.export_accepted) json["export"]["path"] = summary.export_path;
+    json["export"]["accepted"] = summary.export_accepted;
     if (summary.export_measured) {
       json["export"]["mean_kl"] = summary.quality.mean_kl;
       json["export"]["max_kl"] = summary.quality.max_kl;
@@ -73,7 +75,10 @@ std::string FormatRunSummary(const RunSummary& summary, const std::string& folde
   }
   absl::StrAppendFormat(&text, "  process memory   planned %s, measured %s\n", MiBText(summary.plan.process_bytes),
                         MiBText(summary.process_peak_bytes));
-  if (!summary.export_path.empty()) absl::StrAppend(&text, "  exported         ", summary.export_path, "\n");
+  if (!summary.export_path.empty()) {
+    absl::StrAppend(&text, "  exported         ",
+                    summary.export_accepted ? summary.export_path : "nothing: refused, see below", "\n");
+  }
   if (summary.export_measured) {
     absl::StrAppendFormat(&text, "  export read back mean KL %.2e nats, %.2f%% same top token, %d tokens\n",
                           summary.quality.mean_kl, 100 * summary.quality.agreement, summary.quality.tokens);
@@ -83,12 +88,13 @@ std::string FormatRunSummary(const RunSummary& summary, const std::string& folde
 }
 
 absl::Status JudgeExport(const ExportQuality& quality, const ExportOptions& limits) {
-  if (quality.mean_kl > limits.max_kl) {
+  // A NaN is above every limit.
+  if (!(quality.mean_kl <= limits.max_kl)) {
     return absl::AbortedError(absl::StrFormat(
         "the exported model differs from the trained one: mean KL %.3g nats, output.export.max_kl allows %.3g",
         quality.mean_kl, limits.max_kl));
   }
-  if (quality.agreement < limits.min_agreement) {
+  if (!(quality.agreement >= limits.min_agreement)) {
     return absl::AbortedError(
         absl::StrFormat("the exported model differs from the trained one: %.2f%% same top token, "
                         "output.export.min_agreement asks for %.2f%%",

@@ -21,13 +21,15 @@ struct RunSummary {
   MeasuredBytes measured;
   double stalled_seconds = 0;  // in which the kernels waited for transfers
   int64_t process_peak_bytes = 0;
-  std::string export_path;  // empty: nothing exported
+  std::string export_path;      // empty: nothing to export
+  bool export_accepted = true;  // false: above a limit, so that nothing is there
   bool export_measured = false;
   ExportQuality quality;
 };
 
 // Keys: steps, tokens, targets, seconds, tokens_per_second, train_loss, eval_loss_before, eval_loss_after,
-// eval_loss_best, best_step, stopped_early, memory.device.{planned_bytes,measured_bytes}, memory.process.{...}, export.
+// eval_loss_best, best_step, stopped_early, memory.device.{planned_bytes,measured_bytes}, memory.process.{...},
+// export.{path (null where it was refused), accepted, mean_kl, max_kl, agreement, tokens}.
 nlohmann::ordered_json RunSummaryJson(const RunSummary& summary);
 std::string FormatRunSummary(const RunSummary& summary, const std::string& folder);
 

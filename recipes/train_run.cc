@@ -11,6 +11,7 @@
 #include "data/data_report.h"
 #include "data/file.h"
 #include "ops/check.h"
+#include "recipes/export_model.h"
 #include "recipes/recipe_options.h"
 #include "recipes/recipe_writer.h"
 #include "recipes/run_folder.h"
@@ -55,20 +56,15 @@ class Runner {
           absl::StrCat("interrupted after step ", result.state.step, "; go on with: thimble train --resume ", folder_));
     }
     RETURN_IF_ERROR(UseBestCheckpoint(result));
-    absl::StatusOr<ExportOutcome> exported = Export();
-    if (!exported.ok()) return exported.status();
-    RETURN_IF_ERROR(WriteSummary(result, *exported));
-    return exported->verdict;
+    ExportReport exported;
+    if (recipe().output().export_().format() != recipe::Export::FORMAT_NONE) {
+      ASSIGN_OR_RETURN(exported, Export());
+    }
+    RETURN_IF_ERROR(WriteSummary(result, exported));
+    return exported.verdict;
   }
 
  private:
-  struct ExportOutcome {
-    std::string path;
-    ExportQuality quality;
-    bool measured = false;
-    absl::Status verdict;  // above the recipe's limits
-  };
-
   ModelSession& model() { return *planned_.model; }
   const Recipe& recipe() { return planned_.model->recipe; }
 
@@ -181,27 +177,26 @@ class Runner {
     return LoadCheckpointTensors(CheckpointPath(folder_, best), &model().store);
   }
 
-  absl::StatusOr<ExportOutcome> Export() {
-    ExportOutcome outcome;
+  // The folder is there when the export was accepted, and only then.
+  absl::StatusOr<ExportReport> Export() {
     const recipe::Export& from = recipe().output().export_();
-    if (from.format() == recipe::Export::FORMAT_NONE) return outcome;
-    const ExportOptions options = ExportOptionsOf(recipe());
-    if (from.format() == recipe::Export::FORMAT_PEFT) {
-      outcome.path = folder_ + "/adapter";
-      RETURN_IF_ERROR(ExportPeft(model().decoder, model().store, model().Source(), outcome.path));
-      return outcome;
-    }
-    outcome.path = folder_ + "/model";
+    ExportRequest request;
+    request.adapter = from.format() == recipe::Export::FORMAT_PEFT;
+    request.options = ExportOptionsOf(recipe());
+    request.out = folder_ + (request.adapter ? "/adapter" : "/model");
+    request.engine = planned_.engine.get();
+    request.run_data = &planned_.data;
     std::error_code error;
-    fs::remove_all(outcome.path, error);  // of an earlier sitting of this run
-    RETURN_IF_ERROR(ExportMerged(model().decoder, model().store, model().Source(), options, outcome.path));
-    BatchStream* held_out =
-        planned_.data.eval_stream != nullptr ? planned_.data.eval_stream.get() : planned_.data.train_stream.get();
-    ASSIGN_OR_RETURN(outcome.quality, CompareWithExport(planned_.engine.get(), outcome.path, held_out, 64,
-                                                        recipe().memory().spill_folder()));
-    outcome.measured = true;
-    outcome.verdict = JudgeExport(outcome.quality, options);
-    return outcome;
+    fs::remove_all(request.out, error);  // of an earlier sitting of this run
+    ASSIGN_OR_RETURN(ExportReport report, ExportModel(planned_.model.get(), request));
+    if (!report.verdict.ok()) {
+      report.verdict = absl::Status(report.verdict.code(),
+                                    absl::StrCat(report.verdict.message(),
+                                                 ". The run is kept without an export; write one under other limits "
+                                                 "with: thimble export ",
+                                                 folder_, " --max_kl=... --min_agreement=... --out=FOLDER"));
+    }
+    return report;
   }
 
   absl::Status WriteReport(const TrainResult& result) {
@@ -218,7 +213,7 @@ class Runner {
     return log_->WriteReport(report);
   }
 
-  absl::Status WriteSummary(const TrainResult& result, const ExportOutcome& exported) {
+  absl::Status WriteSummary(const TrainResult& result, const ExportReport& exported) {
     RunSummary summary;
     summary.state = result.state;
     summary.train_loss = result.state.train_loss;
@@ -231,6 +226,7 @@ class Runner {
     }
     summary.process_peak_bytes = PeakResidentBytes();
     summary.export_path = exported.path;
+    summary.export_accepted = exported.verdict.ok();
     summary.export_measured = exported.measured;
     summary.quality = exported.quality;
     RETURN_IF_ERROR(WriteFileAtomically(folder_ + "/summary.json", RunSummaryJson(summary).dump(2) + "\n"));
