@@ -34,9 +34,8 @@ void Say(const std::string& text) { std::fprintf(stderr, "%s\n", text.c_str()); 
 // One run, step by step; each member function is a stage.
 class Runner {
  public:
-  // `new_folder` is null when the run is resumed.
-  Runner(PlannedRun planned, std::unique_ptr<NewRunFolder> new_folder)
-      : planned_(std::move(planned)), new_folder_(std::move(new_folder)), resume_(new_folder_ == nullptr) {}
+  Runner(PlannedRun planned, std::unique_ptr<RunFolder> run_folder)
+      : planned_(std::move(planned)), run_folder_(std::move(run_folder)), resume_(!run_folder_->is_new()) {}
 
   absl::Status Run() {
     folder_ = recipe().output().folder();
@@ -84,7 +83,7 @@ class Runner {
   absl::Status WriteHead() {
     if (!resume_) {
       RETURN_IF_ERROR(WriteFileAtomically(folder_ + "/recipe.yaml", WriteRecipe(recipe())));
-      new_folder_->Keep();
+      run_folder_->Keep();
     }
     std::error_code error;
     fs::create_directories(fs::path(folder_) / "checkpoints", error);
@@ -235,7 +234,7 @@ class Runner {
   }
 
   PlannedRun planned_;
-  std::unique_ptr<NewRunFolder> new_folder_;
+  std::unique_ptr<RunFolder> run_folder_;
   bool resume_;
   std::string folder_;
   RunIdentity identity_;
@@ -253,14 +252,11 @@ absl::Status TrainRun(const Recipe& recipe, bool resume) {
         "output.folder=runs/first");
   }
   StopAtOnceOnSignals();
-  std::unique_ptr<NewRunFolder> new_folder;
-  if (resume) {
-    RETURN_IF_ERROR(CheckWritable(recipe.output().folder()));
-  } else {
-    ASSIGN_OR_RETURN(new_folder, NewRunFolder::Make(recipe.output().folder()));
-  }
+  const std::string& folder = recipe.output().folder();
+  ASSIGN_OR_RETURN(std::unique_ptr<RunFolder> run_folder, resume ? RunFolder::Reopen(folder) : RunFolder::Make(folder));
+  if (!run_folder->warning().empty()) Say("warning: " + run_folder->warning());
   ASSIGN_OR_RETURN(PlannedRun planned, PlanRun(recipe));
-  return Runner(std::move(planned), std::move(new_folder)).Run();
+  return Runner(std::move(planned), std::move(run_folder)).Run();
 }
 
 }  // namespace thimble

@@ -213,6 +213,64 @@ TEST_F(ResumedRun, KeepsTheBestCheckpoint) {
   EXPECT_EQ(ReadJson("run/summary.json")["best_step"], best);
 }
 
+TEST_F(ResumedRun, ASecondProcessIsKeptAwayFromTheFolder) {
+  const std::vector<std::string> train = {"train", Path("recipe.yaml"), "--set", "training.steps=1000000"};
+  const std::vector<std::string> resume = {"train", "--resume", Path("run")};
+  const auto wait_for = [this](const std::string& file) {
+    for (int i = 0; i < 2000 && !std::filesystem::exists(Path(file)); ++i) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    }
+    return std::filesystem::exists(Path(file));
+  };
+  const auto expect_refused = [this](const std::vector<std::string>& arguments) {
+    const std::string recipe = FileContent(Path("run/recipe.yaml"));
+    const ProgramResult second = Run(arguments);
+    EXPECT_EQ(second.exit_code, 2) << second.errors;
+    EXPECT_EQ(second.Messages(), 1) << second.errors;
+    EXPECT_NE(second.errors.find(" works in this run folder"), std::string::npos) << second.errors;
+    EXPECT_NE(second.errors.find(FileContent(Path("run/run.lock"))), std::string::npos) << second.errors;
+    EXPECT_EQ(FileContent(Path("run/recipe.yaml")), recipe);
+  };
+  {
+    Program first(train, Path("first.txt"));
+    ASSERT_TRUE(wait_for("run/checkpoints/step-00000003.h5"));
+    expect_refused(resume);
+    expect_refused(train);
+    EXPECT_FALSE(first.Ended());
+    first.Signal(SIGKILL);
+    first.Wait();
+  }
+  // The lock ended with the process.
+  Program next(resume, Path("first.txt"));
+  ASSERT_TRUE(wait_for("run/checkpoints/step-00000021.h5")) << FileContent(Path("first.txt"));
+  expect_refused(resume);
+  next.Signal(SIGINT);
+  const ProgramResult result = next.Wait();
+  EXPECT_EQ(result.exit_code, 130) << result.errors;
+  EXPECT_FALSE(std::filesystem::exists(Path("run/run.lock")));
+}
+
+TEST_F(ResumedRun, AnExportAboveItsLimitLeavesNoFolder) {
+  // Rounding to bf16 moves the distributions.
+  ProgramResult result = Train({"training.steps=3", "output.export.dtype=bf16", "output.export.max_kl=0"});
+  EXPECT_EQ(result.exit_code, 1) << result.errors;
+  EXPECT_EQ(result.Messages(), 1) << result.errors;
+  EXPECT_NE(result.errors.find("output.export.max_kl allows 0"), std::string::npos) << result.errors;
+  EXPECT_NE(result.errors.find("thimble export " + Path("run")), std::string::npos) << result.errors;
+  for (int sitting = 0; sitting < 2; ++sitting) {
+    for (const std::string& file : Files()) EXPECT_EQ(file.find("run/model"), std::string::npos) << file;
+    const nlohmann::json summary = ReadJson("run/summary.json");
+    EXPECT_EQ(summary["export"]["accepted"], false);
+    EXPECT_TRUE(summary["export"]["path"].is_null());
+    EXPECT_GT(summary["export"]["mean_kl"].get<double>(), 0);
+    // A later sitting has nothing to train, and refuses again; a folder of an earlier one does not stay.
+    std::filesystem::create_directories(Path("run/model"));
+    result = ResumeRun("run");
+    EXPECT_EQ(result.exit_code, 1) << result.errors;
+  }
+  EXPECT_EQ(Run({"export", Path("run"), "--max_kl=1", "--out=" + Path("merged")}).exit_code, 0);
+}
+
 TEST_F(ResumedRun, MeasuredMemoryIsThePlanned) {
   for (const char* activations : {"keep", "recompute"}) {
     Unbroken(activations, {std::string("memory.activations=") + activations});
