@@ -171,6 +171,7 @@ class Runner {
       return absl::OkStatus();
     }
     std::error_code error;
+    if (best == 0) Say("warning: no step lowered the validation loss below that of the start; the last one is taken");
     if (best <= 0 || !fs::exists(CheckpointPath(folder_, best), error)) return absl::OkStatus();
     Say(absl::StrCat("Taking the best checkpoint, of step ", best));
     return LoadCheckpointTensors(CheckpointPath(folder_, best), &model().store);

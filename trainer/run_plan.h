@@ -29,8 +29,8 @@ struct TierUse {
 };
 
 struct RunPlan {
-  // weights, parameters, gradients, moments, cache, alignment, activations, workspaces: bytes of the device tier. Their sum is
-  // planned_bytes.
+  // weights, parameters, gradients, moments, cache, alignment, activations, workspaces: bytes of the device tier. Their
+  // sum is planned_bytes.
   std::vector<std::pair<std::string, int64_t>> categories;
   int64_t budget_bytes = 0;       // 0: none stated
   int64_t planned_bytes = 0;      // of the device tier

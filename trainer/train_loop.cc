@@ -53,7 +53,7 @@ absl::Status TrainLoop::EvaluateAndRecord() {
     ASSIGN_OR_RETURN(const double loss, Evaluate());
     if (state_.step == 0) state_.loss_before = loss;
     state_.last_eval_loss = loss;
-    const bool best = state_.best_step < 0 || loss < state_.best_eval_loss;
+    const bool best = std::isfinite(loss) && (state_.best_step < 0 || loss < state_.best_eval_loss);
     if (best) {
       state_.best_eval_loss = loss;
       state_.best_step = state_.step;
