@@ -4,7 +4,9 @@
 #include <gflags/gflags.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -104,8 +106,15 @@ absl::Status ReadWords(const Command& command, const std::vector<std::string>& w
   return absl::OkStatus();
 }
 
-int Report(const absl::Status& status) {
-  std::fflush(stdout);
+// What was printed may not have arrived: a full disk behind a redirection, for example.
+absl::Status OutputStatus() {
+  const bool whole = std::fflush(stdout) == 0 && std::ferror(stdout) == 0;
+  return whole ? absl::OkStatus()
+               : absl::UnknownError(absl::StrCat("cannot write to standard output: ", std::strerror(errno)));
+}
+
+int Report(absl::Status status) {
+  status.Update(OutputStatus());
   if (!status.ok()) std::fprintf(stderr, "thimble: %s\n", std::string(status.message()).c_str());
   return ExitCodeOf(status);
 }
@@ -173,16 +182,16 @@ std::string ProgramHelp(const std::vector<Command>& commands) {
       "thimble COMMAND [ARGUMENTS] [FLAGS]\n\nCommands:\n";
   for (const Command& command : commands) AppendEntry("  " + command.name, command.summary, 14, &help);
   absl::StrAppend(&help,
-                  "\nthimble COMMAND --help explains a command, thimble help recipe every option of a recipe.\n"
-                  "Exit codes: 0 done, 1 failed while running, 2 wrong input, 3 does not fit the memory\n"
-                  "budget, 130 interrupted.\n");
+                  "\nthimble COMMAND --help explains a command, thimble help recipe every option of a\n"
+                  "recipe. Exit codes: 0 done, 1 failed while running, 2 wrong input, 3 does not\n"
+                  "fit the memory budget, 130 interrupted.\n");
   return help;
 }
 
 int RunCommandLine(const std::vector<Command>& commands, const std::vector<std::string>& words) {
   if (words.empty() || words[0] == "--help" || words[0] == "-h" || words[0] == "-help") {
     std::fputs(ProgramHelp(commands).c_str(), stdout);
-    return kExitDone;
+    return Report(absl::OkStatus());
   }
   std::vector<std::string> names;
   for (const Command& command : commands) {
@@ -190,7 +199,7 @@ int RunCommandLine(const std::vector<Command>& commands, const std::vector<std::
     if (command.name != words[0]) continue;
     if (AsksForHelp(words)) {
       std::fputs(CommandHelp(command).c_str(), stdout);
-      return kExitDone;
+      return Report(absl::OkStatus());
     }
     const gflags::FlagSaver restores_defaults;
     CommandLine line;

@@ -57,12 +57,12 @@ std::string FormatEvaluation(const Evaluation& e) {
     const DivergenceFigures& d = e.divergence;
     absl::StrAppendFormat(&text,
                           "reference     loss %.6f, perplexity %.4f\n"
-                          "KL divergence mean %.3g nats; median %.3g, 90%% %.3g, 95%% %.3g, 99%% %.3g, 99.9%% %.3g, "
-                          "max %.3g\n"
+                          "KL divergence mean %.3g nats, median %.3g, max %.3g;\n"
+                          "              90%% %.3g, 95%% %.3g, 99%% %.3g, 99.9%% %.3g\n"
                           "top-1         %.3f%% agree\n",
                           d.reference_loss, std::exp(d.reference_loss), d.mean_kl, Percentile(d.kl, 0.5),
-                          Percentile(d.kl, 0.9), Percentile(d.kl, 0.95), Percentile(d.kl, 0.99),
-                          Percentile(d.kl, 0.999), static_cast<double>(d.kl.back()), 100 * d.top1_agreement);
+                          static_cast<double>(d.kl.back()), Percentile(d.kl, 0.9), Percentile(d.kl, 0.95),
+                          Percentile(d.kl, 0.99), Percentile(d.kl, 0.999), 100 * d.top1_agreement);
   }
   if (e.matched) {
     absl::StrAppendFormat(&text, "exact match   %.1f%% (%d of %d)\n", 100 * ShareCorrect(e), e.match_correct,

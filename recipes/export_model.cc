@@ -14,6 +14,7 @@
 #include "ops/check.h"
 #include "recipes/recipe_options.h"
 #include "recipes/run_summary.h"
+#include "recipes/text_layout.h"
 #include "trainer/engine.h"
 #include "trainer/run_plan.h"
 
@@ -206,7 +207,7 @@ std::string FormatExportReport(const ExportReport& report, const ExportOptions& 
   } else {
     if (report.decoded > 0) {
       absl::StrAppend(&text, "Decoded ", report.decoded, " linear layers exactly from ", report.block_type, " of ",
-                      base, ", as the model computes with them\n");
+                      base, "\n");
     } else {
       absl::StrAppend(&text, "Weights of ", base, "\n");
     }
@@ -216,7 +217,8 @@ std::string FormatExportReport(const ExportReport& report, const ExportOptions& 
     }
   }
   if (report.measured) {
-    absl::StrAppendFormat(&text, "Read back over %d tokens of %s:\n", report.quality.tokens, report.compared_over);
+    AppendWrapped(absl::StrFormat("Read back over %d tokens of %s:", report.quality.tokens, report.compared_over), 0,
+                  &text);
     absl::StrAppendFormat(&text, "  mean KL          %.3g nats (limit %.3g), most %.3g\n", report.quality.mean_kl,
                           limits.max_kl, report.quality.max_kl);
     absl::StrAppendFormat(&text, "  same top token   %.2f%% (limit %.2f%%)\n", 100 * report.quality.agreement,

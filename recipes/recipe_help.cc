@@ -67,8 +67,9 @@ absl::StatusOr<std::string> RecipeHelp(const std::string& topic) {
   }
   if (parts.size() == 1) {
     page =
-        "A recipe is a YAML file with the options below; what it does not say has its default.\n"
-        "--set KEY=VALUE on the command line overrides any of them, null takes one back.\n\n";
+        "A recipe is a YAML file with the options below; what it does not say has its\n"
+        "default. --set KEY=VALUE on the command line overrides any of them, null takes\n"
+        "one back.\n\n";
   }
   if (section != nullptr) AppendSection(*section, prefix, &page);
   return page;

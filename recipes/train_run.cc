@@ -17,6 +17,7 @@
 #include "recipes/run_folder.h"
 #include "recipes/run_summary.h"
 #include "recipes/stop_signals.h"
+#include "recipes/text_layout.h"
 #include "trainer/checkpoint.h"
 #include "trainer/generator.h"
 #include "trainer/process_memory.h"
@@ -57,7 +58,9 @@ class Runner {
     RETURN_IF_ERROR(UseBestCheckpoint(result));
     ExportReport exported;
     if (recipe().output().export_().format() != recipe::Export::FORMAT_NONE) {
-      ASSIGN_OR_RETURN(exported, Export());
+      absl::StatusOr<ExportReport> report = Export();
+      if (!report.ok()) return WithWayOn(report.status());
+      exported = *std::move(report);
     }
     RETURN_IF_ERROR(WriteSummary(result, exported));
     return exported.verdict;
@@ -70,7 +73,9 @@ class Runner {
   absl::Status ShowPlan() {
     Say(DescribeModel(model()));
     if (!model().compute_reason.empty()) Say("compute: " + model().compute_reason);
-    Say("Data: " + planned_.data.train.description + "\nChat format: " + planned_.data.encoder->format().description);
+    std::string data;
+    AppendEntry("Data:", planned_.data.train.description, 6, &data);
+    Say(data + "Chat format: " + planned_.data.encoder->format().description);
     for (const TokenisedDataset* set : {&planned_.data.train, &planned_.data.validation}) {
       if (!set->warning.empty()) Say("warning: " + set->warning);
     }

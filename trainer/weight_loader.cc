@@ -83,19 +83,25 @@ class WeightLoader {
   WeightLoader(const ModelFolder& folder, const QuantizationOptions& quantization, Store* store)
       : folder_(folder), quantization_(quantization), store_(*store) {}
 
-  absl::Status Load(StoreId id) {
-    const StoreEntry& entry = store_.entry(id);
-    if (Is4Bit(entry.view.format) && HasBnbWeight(folder_, entry.name)) return LoadAlreadyQuantised(id);
+  // The tensor of an entry, with the shape that the configuration says and of a type that can be read.
+  absl::StatusOr<TensorRef> Require(const StoreEntry& entry) {
     used_.insert(entry.name);
     std::vector<int64_t> shape = {entry.rows, entry.cols};
     if (entry.rows == 1 && !IsMatrix(entry.name)) shape = {entry.cols};
-    ASSIGN_OR_RETURN(const TensorRef tensor, folder_.Require(entry.name, shape));
+    ASSIGN_OR_RETURN(TensorRef tensor, folder_.Require(entry.name, shape));
     const TensorDType dtype = tensor.info->dtype;
     if (dtype != TensorDType::kF32 && dtype != TensorDType::kBF16 && dtype != TensorDType::kF16) {
       return absl::InvalidArgumentError(absl::StrCat(tensor.file->path(), ": tensor ", entry.name,
                                                      ": expected F32, BF16 or F16, found ",
                                                      std::string(NameOf(dtype))));
     }
+    return tensor;
+  }
+
+  absl::Status Load(StoreId id) {
+    const StoreEntry& entry = store_.entry(id);
+    if (Is4Bit(entry.view.format) && HasBnbWeight(folder_, entry.name)) return LoadAlreadyQuantised(id);
+    ASSIGN_OR_RETURN(const TensorRef tensor, Require(entry));
     if (Is4Bit(entry.view.format)) return Quantise(id, tensor);
     if (entry.view.format == Format::kF32) return ReadInto(id, tensor);
     return Keep16Bit(id, tensor);
@@ -264,6 +270,20 @@ absl::Status LoadWeights(const ModelFolder& folder, const Decoder& decoder, cons
   WeightLoader loader(folder, quantization, store);
   for (StoreId id = 0; id < static_cast<StoreId>(store->size()); ++id) {
     if (IsModelEntry(store->entry(id))) RETURN_IF_ERROR(loader.Load(id));
+  }
+  if (decoder.head == decoder.embedding) loader.MarkUsed("lm_head.weight");
+  return loader.CheckNothingLeft();
+}
+
+absl::Status CheckTensors(const ModelFolder& folder) {
+  ASSIGN_OR_RETURN(const DecoderConfig config, ReadDecoderConfig(folder));
+  Store store;
+  ASSIGN_OR_RETURN(const Decoder decoder,
+                   DeclareDecoder(config, AdapterOptions(), /*train_weights=*/false, Compute::kF32,
+                                  StorageFor(folder, QuantizationOptions()), &store));
+  WeightLoader loader(folder, QuantizationOptions(), &store);
+  for (StoreId id = 0; id < static_cast<StoreId>(store.size()); ++id) {
+    RETURN_IF_ERROR(loader.Require(store.entry(id)).status());
   }
   if (decoder.head == decoder.embedding) loader.MarkUsed("lm_head.weight");
   return loader.CheckNothingLeft();

@@ -39,6 +39,9 @@ absl::StatusOr<StorageOf> StorageForConfig(const nlohmann::json& config, const s
 absl::Status LoadWeights(const ModelFolder& folder, const Decoder& decoder, const QuantizationOptions& quantization,
                          Store* store);
 
+// The same errors but for values that are not finite, of a folder that is not quantised: without reading a value.
+absl::Status CheckTensors(const ModelFolder& folder);
+
 // CRC-32C over names, shapes and bytes of all tensors and the configuration, as hexadecimal text.
 absl::StatusOr<std::string> Fingerprint(const ModelFolder& folder);
 

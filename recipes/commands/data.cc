@@ -13,6 +13,7 @@
 #include "recipes/commands/flags.h"
 #include "recipes/recipe_reader.h"
 #include "recipes/session.h"
+#include "recipes/text_layout.h"
 
 DEFINE_int64(rows, 3, "So many first rows are shown.");
 DEFINE_int64(max_tokens, 256, "Tokens of a row that are shown.");
@@ -67,13 +68,16 @@ absl::Status PrintJson(const ModelSession& model, const DataSession& data, const
 }
 
 absl::Status PrintText(const ModelSession& model, const DataSession& data, const Reports& reports) {
-  std::printf("Data: %s\nChat format: %s\n\nTraining rows\n%s", reports.train.form.c_str(),
-              reports.train.chat_format.c_str(), FormatDataReport(reports.train).c_str());
+  std::string form;
+  AppendEntry("Data:", reports.train.form, 6, &form);
+  std::printf("%sChat format: %s\n\nTraining rows\n%s", form.c_str(), reports.train.chat_format.c_str(),
+              FormatDataReport(reports.train).c_str());
   if (!reports.has_validation) {
     std::printf("\nNo validation rows (data.validation or data.validation_share)\n");
   } else if (data.validation.rows != nullptr) {
-    std::printf("\nValidation rows: %s\n%s", reports.validation.form.c_str(),
-                FormatDataReport(reports.validation).c_str());
+    std::string validation_form;
+    AppendEntry("Validation rows:", reports.validation.form, 17, &validation_form);
+    std::printf("\n%s%s", validation_form.c_str(), FormatDataReport(reports.validation).c_str());
   } else {
     std::printf("\nValidation rows, held out of the training files\n%s", FormatDataReport(reports.validation).c_str());
   }

@@ -10,6 +10,7 @@
 #include "recipes/commands/commands.h"
 #include "recipes/commands/flags.h"
 #include "recipes/evaluate.h"
+#include "recipes/text_layout.h"
 
 DEFINE_string(form, "",
               "What a row holds: auto, alpaca, messages, prompt_completion or text. Empty: as the run, "
@@ -77,7 +78,9 @@ absl::Status RunEval(const CommandLine& line) {
   }
   ASSIGN_OR_RETURN(const EvaluationOptions options, OptionsFor(*model, files));
   ASSIGN_OR_RETURN(const Evaluation evaluation, EvaluateModel(model.get(), reference.get(), options));
-  std::fprintf(stderr, "Data: %s\n", evaluation.data_description.c_str());
+  std::string data;
+  AppendEntry("Data:", evaluation.data_description, 6, &data);
+  std::fputs(data.c_str(), stderr);
   if (!evaluation.chat_format.empty()) std::fprintf(stderr, "%s\n", evaluation.chat_format.c_str());
   if (evaluation.rows_cut > 0) {
     std::fprintf(stderr, "warning: %lld rows are longer than the model's context and were cut\n",

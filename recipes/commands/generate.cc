@@ -179,7 +179,7 @@ absl::Status RunGenerate(const CommandLine& line) {
   } else {
     Write(decoder.Finish() + "\n");
   }
-  std::fprintf(stderr, "%lld tokens after a prompt of %lld, %.1f tokens/s; device memory planned %s, measured %s\n",
+  std::fprintf(stderr, "%lld tokens after a prompt of %lld, %.1f tokens/s\nDevice memory: planned %s, measured %s\n",
                static_cast<long long>(answer.tokens.size()), static_cast<long long>(prompt_tokens),
                static_cast<double>(answer.tokens.size() + prompt.ids.size()) / std::max(seconds, 1e-9),
                MiBText(memory.planned).c_str(), MiBText(memory.measured).c_str());

@@ -3,9 +3,12 @@
 
 #include <gflags/gflags.h>
 
+#include <cerrno>
+#include <cstring>
 #include <filesystem>
 
 #include "absl/strings/str_cat.h"
+#include "ops/check.h"
 #include "recipes/commands/flags.h"
 #include "recipes/schema.h"
 
@@ -14,6 +17,22 @@ DEFINE_string(max_shard_size, "5GB", "Largest .safetensors file; larger models a
 namespace thimble {
 
 namespace fs = std::filesystem;
+
+namespace {
+
+// Whether something can be made below the nearest folder that is there: told before the work, not after it.
+absl::Status CheckPlace(const std::string& out) {
+  std::error_code error;
+  fs::path there = fs::absolute(out, error);
+  while (there.has_relative_path() && !fs::exists(there, error)) there = there.parent_path();
+  const bool folder = fs::is_directory(there, error);
+  if (folder && ::access(there.c_str(), W_OK | X_OK) == 0) return absl::OkStatus();
+  return absl::PermissionDeniedError(absl::StrCat(
+      "--out: cannot make ", out, ": ", there.string(),
+      folder ? absl::StrCat(": ", std::strerror(errno)) : std::string(" is not a folder"), "; choose another place"));
+}
+
+}  // namespace
 
 absl::StatusOr<std::string> NewFolderFromFlag() {
   std::string out = FLAGS_out;
@@ -24,6 +43,7 @@ absl::StatusOr<std::string> NewFolderFromFlag() {
   if (fs::exists(out, error) && !(fs::is_directory(out, error) && fs::is_empty(out, error))) {
     return absl::AlreadyExistsError(absl::StrCat("--out: ", out, " exists; choose another folder or remove this one"));
   }
+  RETURN_IF_ERROR(CheckPlace(out));
   return out;
 }
 

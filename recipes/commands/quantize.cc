@@ -13,6 +13,7 @@
 #include "recipes/commands/quantize_flags.h"
 #include "recipes/nearest_name.h"
 #include "trainer/decoder_config.h"
+#include "trainer/weight_loader.h"
 
 namespace thimble {
 namespace {
@@ -46,6 +47,8 @@ absl::Status RunQuantize(const CommandLine& line) {
   {
     ASSIGN_OR_RETURN(const std::unique_ptr<ModelFolder> source, ModelFolder::Open(in));
     RETURN_IF_ERROR(ParseDecoderConfig(source->config(), in + "/config.json").status());
+    // One that is quantised already is refused below.
+    if (!source->config().contains("quantization_config")) RETURN_IF_ERROR(CheckTensors(*source));
     before = CountTensors(*source);
   }
   const absl::StatusOr<TensorCounts> after = QuantizeModelFolder(in, out, options);

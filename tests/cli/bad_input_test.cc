@@ -250,6 +250,62 @@ TEST_F(BadInput, BudgetTooSmall) {
                 /*exit_code=*/3);
 }
 
+TEST_F(BadInput, EveryCommandRefusesADamagedModel) {
+  const std::vector<std::vector<std::string>> commands = {
+      {"eval", Path("base"), "--data=" + Path("held.jsonl"), "--chat_format=plain"},
+      {"generate", Path("base"), "--raw", "--prompt=count"},
+      {"export", Path("base"), "--out=" + Path("out")},
+      {"quantize", Path("base"), "--out=" + Path("out")}};
+  const auto expect = [&](const std::string& what, const std::vector<std::string>& words, const std::string& name) {
+    SCOPED_TRACE(what + ", " + words[0]);
+    const auto before = Files();
+    const ProgramResult result = Run(words);
+    EXPECT_EQ(result.exit_code, 2) << result.errors;
+    EXPECT_EQ(result.Messages(), 1) << result.errors;
+    EXPECT_NE(result.errors.find(name), std::string::npos) << result.errors;
+    EXPECT_EQ(Files(), before);
+  };
+  const std::string name = "model.layers.1.mlp.up_proj.weight";
+  const auto damaged = [&](const std::string& what, const std::function<void(RawTensors*)>& change) {
+    RawTensors tensors = tensors_;
+    change(&tensors);
+    Write("base/model.safetensors", tensors.Bytes());
+    for (const auto& words : commands) expect(what, words, name);
+  };
+  damaged("missing tensor", [&](RawTensors* t) {
+    t->header["rotary_emb.inv_freq"] = t->header[name];
+    t->header.erase(name);
+  });
+  damaged("wrong shape", [&](RawTensors* t) { t->header[name]["shape"] = {32, 64}; });
+  damaged("wrong type", [&](RawTensors* t) { t->header[name]["dtype"] = "I32"; });
+  damaged("NaN", [&](RawTensors* t) {
+    const float nan = std::numeric_limits<float>::quiet_NaN();
+    std::memcpy(t->data.data() + t->header[name]["data_offsets"][0].get<int64_t>(), &nan, sizeof(nan));
+  });
+  Write("base/model.safetensors", tensors_.Bytes().substr(0, 5000));
+  for (const auto& words : commands) expect("cut short", words, "model.safetensors");
+  RawTensors more = tensors_;
+  more.Add("model.layers.2.mlp.up_proj.weight", {64, 32}, 0, 9);
+  Write("base/model.safetensors", more.Bytes());
+  for (const auto& words : commands) expect("unexpected tensor", words, "model.layers.2.mlp.up_proj.weight");
+  // Where nothing can be written is told before the work.
+  Write("base/model.safetensors", tensors_.Bytes());
+  for (const char* command : {"export", "quantize"}) {
+    expect("below a file", {command, Path("base"), "--out=" + Path("held.jsonl/out")}, "held.jsonl is not a folder");
+  }
+}
+
+TEST_F(BadInput, OutputThatCannotBeWritten) {
+  for (const std::vector<std::string>& words :
+       {std::vector<std::string>{"help"}, {"inspect", Path("base")}, {"eval", "--help"}}) {
+    Program program(words, Path("errors.txt"), RLIM_INFINITY, "/dev/full");
+    const ProgramResult result = program.Wait();
+    EXPECT_EQ(result.exit_code, 1) << words[0];
+    EXPECT_EQ(result.Messages(), 1) << result.errors;
+    EXPECT_NE(result.errors.find("standard output"), std::string::npos) << result.errors;
+  }
+}
+
 TEST_F(BadInput, SoundInputRuns) {
   const ProgramResult result = Train();
   EXPECT_EQ(result.exit_code, 0) << result.errors;

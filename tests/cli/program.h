@@ -38,10 +38,11 @@ inline std::string FileContent(const std::string& path) {
   return std::string(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>());
 }
 
-// One child; `scratch` is a file that receives its standard error.
+// One child; `scratch` is a file that receives its standard error, `output` one that is there and gets the other.
 class Program {
  public:
-  Program(std::vector<std::string> arguments, std::string scratch, rlim_t file_limit = RLIM_INFINITY)
+  Program(std::vector<std::string> arguments, std::string scratch, rlim_t file_limit = RLIM_INFINITY,
+          const char* output = "/dev/null")
       : scratch_(std::move(scratch)), start_(std::chrono::steady_clock::now()) {
     arguments.insert(arguments.begin(), THIMBLE_PROGRAM);
     std::vector<char*> argv;
@@ -53,7 +54,7 @@ class Program {
     const int out = ::open(scratch_.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0644);
     const int null = ::open("/dev/null", O_RDWR);
     ::dup2(null, 0);
-    ::dup2(null, 1);
+    ::dup2(::open(output, O_WRONLY), 1);
     ::dup2(out, 2);
     if (file_limit != RLIM_INFINITY) {
       const rlimit limit = {file_limit, file_limit};

@@ -116,6 +116,32 @@ TEST_F(ResumedRun, FullDiskKeepsThePreviousCheckpoint) {
   EXPECT_EQ(Metrics(Path("run")), Metrics(Path("whole")));
 }
 
+TEST_F(ResumedRun, FullDiskAtTheExportKeepsTheRun) {
+  // A vocabulary that makes the merged model larger than a checkpoint ever is, and a limit between the two.
+  RawTensors large;
+  large.Add("model.embed_tokens.weight", {2000, 32}, 0, 1);
+  for (const auto& [name, tensor] : tensors_.header.items()) {
+    if (name == "model.embed_tokens.weight") continue;
+    const std::vector<size_t> offsets = tensor["data_offsets"];
+    large.header[name] = tensor;
+    large.header[name]["data_offsets"] = {large.data.size(), large.data.size() + offsets[1] - offsets[0]};
+    large.data += tensors_.data.substr(offsets[0], offsets[1] - offsets[0]);
+  }
+  Write("base/model.safetensors", large.Bytes());
+  config_["vocab_size"] = 2000;
+  Write("base/config.json", config_.dump());
+  ProgramResult result = Run({"train", Path("recipe.yaml"), "--set", "adapter.targets=[q_proj]"}, 250000);
+  EXPECT_EQ(result.exit_code, 1) << result.errors;
+  EXPECT_EQ(result.Messages(), 1) << result.errors;
+  EXPECT_NE(result.errors.find("the checkpoint of step 30 is kept, go on with: thimble train --resume"),
+            std::string::npos)
+      << result.errors;
+  for (const std::string& file : Files()) EXPECT_EQ(file.find("run/model"), std::string::npos) << file;
+  result = ResumeRun("run");
+  EXPECT_EQ(result.exit_code, 0) << result.errors;
+  EXPECT_TRUE(std::filesystem::exists(Path("run/model/model.safetensors")));
+}
+
 TEST_F(ResumedRun, OfAnotherRecipeBaseOrDataIsRefused) {
   Unbroken("run", {"training.keep_last=100"});
   GoBackTo("run", 9);
