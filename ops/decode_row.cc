@@ -130,7 +130,27 @@ void Decode(const Decoders& decoders, const WeightView& w, int64_t row, int64_t 
 
 }  // namespace
 
+namespace {
+
+// A piece at a time, each on the stack.
+void DecodeThroughReader(const WeightView& w, int64_t row, int64_t col, int64_t count, float* out) {
+  constexpr int64_t kPiece = 1024;
+  alignas(64) char bytes[kPiece * sizeof(float)];
+  const int64_t value_bytes = BytesPerPlainValue(w.format);
+  WeightView piece = w;
+  piece.reader = nullptr;
+  piece.data = bytes;
+  for (int64_t done = 0; done < count; done += kPiece) {
+    const int64_t values = std::min(kPiece, count - done);
+    w.reader->Read((row * w.cols + col + done) * value_bytes, values * value_bytes, bytes);
+    Decode(BestDecoders(), piece, 0, 0, values, out + done);
+  }
+}
+
+}  // namespace
+
 void DecodeRow(const WeightView& w, int64_t row, int64_t col, int64_t count, float* out) {
+  if (w.reader != nullptr) return DecodeThroughReader(w, row, col, count, out);
   Decode(BestDecoders(), w, row, col, count, out);
 }
 

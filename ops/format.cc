@@ -48,6 +48,11 @@ constexpr float kFP4Codebook[16] = {0.0f,
 
 const FormatInfo& InfoOf(Format format) { return kFormats[static_cast<int>(format)]; }
 
+int64_t BytesPerPlainValue(Format format) {
+  if (format == Format::kF32) return 4;
+  return format == Format::kBF16 || format == Format::kF16 ? 2 : 0;
+}
+
 const float* Codebook(Format format) {
   return format == Format::kNF4 ? kNF4Codebook : format == Format::kFP4 ? kFP4Codebook : nullptr;
 }

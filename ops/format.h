@@ -10,6 +10,17 @@ namespace thimble {
 
 enum class Format : uint8_t { kF32, kBF16, kF16, kNF4, kFP4 };
 
+// Where the values of a weight lie that is not in memory as a whole: a range of bytes in row order. May be called from
+// several threads. A failure stays with the owner of the bytes, who reports it; what was asked for is zero then.
+class WeightReader {
+ public:
+  virtual ~WeightReader() = default;
+  virtual void Read(int64_t offset, int64_t bytes, void* to) const = 0;
+  // The same, begun only: `to` belongs to the reader until Wait for the ticket.
+  virtual int64_t Begin(int64_t offset, int64_t bytes, void* to) = 0;
+  virtual void Wait(int64_t ticket) = 0;
+};
+
 // A weight [rows, cols], row-major ([out, in]), in any format. Owns nothing.
 struct WeightView {
   Format format = Format::kF32;
@@ -18,6 +29,8 @@ struct WeightView {
   // Values (f32, bf16, f16) or packed codes: nf4 and fp4 hold element 2k in the high nibble of byte k of the
   // flattened weight (bitsandbytes).
   const void* data = nullptr;
+  // f32, bf16 and f16 only, with data null: DecodeRow and the ops that say so read rows through it.
+  WeightReader* reader = nullptr;
 
   // nf4 and fp4 only. Blocks of block_size consecutive elements of the flattened weight, across row ends.
   int32_t block_size = 64;
@@ -40,6 +53,8 @@ struct FormatInfo {
   double bits_per_value;  // codes only, without block statistics
 };
 const FormatInfo& InfoOf(Format format);
+// 4 or 2; 0 for block formats.
+int64_t BytesPerPlainValue(Format format);
 
 // The 16 values of nf4's or fp4's codes; null for the other formats.
 const float* Codebook(Format format);

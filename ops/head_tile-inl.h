@@ -12,6 +12,7 @@
 
 #include "hwy/highway.h"
 #include "ops/format.h"
+#include "ops/head_rows.h"
 #include "ops/parallel.h"
 #include "ops/tile_product-inl.h"
 
@@ -28,7 +29,9 @@ struct HeadTile {
 };
 
 // Packs kPanel rows of the tile, from `first` on.
-HWY_NOINLINE inline void PackHeadPanel(const WeightView& head, const HeadTile& tile, int64_t first, bool round_bf16) {
+HWY_NOINLINE inline void PackHeadPanel(const HeadRows::Window& window, const HeadTile& tile, int64_t first,
+                                       bool round_bf16) {
+  const WeightView& head = window.rows;
   constexpr int64_t kChunk = 512;
   alignas(64) float values[4][kChunk];
   const F32 d;
@@ -37,7 +40,7 @@ HWY_NOINLINE inline void PackHeadPanel(const WeightView& head, const HeadTile& t
       const int64_t columns = std::min(kChunk, head.cols - column), padded = RoundUp(columns, kPanel);
       const float* group[4] = {};
       for (int64_t i = 0; i < kGroup && j + i < tile.rows; ++i) {
-        DecodeRow(head, tile.begin + j + i, column, columns, values[i]);
+        DecodeRow(head, tile.begin - window.first + j + i, column, columns, values[i]);
         if (round_bf16) RoundToBF16(values[i], columns, values[i]);
         std::fill(values[i] + columns, values[i] + padded, 0.0f);
         group[i] = values[i];
@@ -54,7 +57,7 @@ HWY_NOINLINE inline void PackHeadPanel(const WeightView& head, const HeadTile& t
   }
 }
 
-inline void PackHeadTile(const WeightView& head, const HeadTile& tile, bool round_bf16) {
+inline void PackHeadTile(const HeadRows::Window& head, const HeadTile& tile, bool round_bf16) {
   ParallelFor((tile.rows + kPanel - 1) / kPanel,
               [&](int64_t i, int) { PackHeadPanel(head, tile, i * kPanel, round_bf16); });
 }

@@ -40,9 +40,10 @@ struct ScratchLayout {
   int32_t* active;    // [kSuperBlock]: not filtered
   float* head_sum;    // [D] sum of head rows
   float* hidden_sum;  // [D] sum of hidden states that have a target
+  char* fetched;      // of a head that is read through a reader
   float* threads;
 
-  ScratchLayout(ScratchCarver& carver, int64_t tokens, int64_t dim) {
+  ScratchLayout(ScratchCarver& carver, int64_t tokens, int64_t dim, int64_t fetched_value_bytes) {
     const int64_t width = (dim + kWidestPanel - 1) / kWidestPanel * kWidestPanel;
     const int64_t fits = kTileBytes / (8 * std::max<int64_t>(width, 1)) / kWidestPanel * kWidestPanel;
     vocab_tile = std::clamp(fits, kWidestPanel, kMaxVocabTile);
@@ -54,6 +55,7 @@ struct ScratchLayout {
     active = carver.Take<int32_t>(kSuperBlock);
     head_sum = carver.Take<float>(width);
     hidden_sum = carver.Take<float>(width);
+    fetched = carver.Take<char>(HeadRows::BufferBytes(vocab_tile, dim, fetched_value_bytes));
     threads = carver.Take<float>(NumThreads() * kFloatsPerThread);
   }
 };
@@ -298,10 +300,11 @@ HWY_NOINLINE void FinishRow(const Pass& pass, const ScratchLayout& scratch, int6
 void Run(const Pass& pass, const ScratchLayout& scratch, int64_t rows) {
   const int64_t dim = pass.h.cols, vocab = pass.head.rows, threads = NumThreads();
   const bool needs_straight = pass.kind != Kind::kForward;
+  HeadRows head(pass.head, scratch.vocab_tile, scratch.fetched);
   for (int64_t v = 0; v < vocab && rows > 0; v += scratch.vocab_tile) {
     const HeadTile tile = {v, std::min(scratch.vocab_tile, vocab - v), scratch.turned,
                            needs_straight ? scratch.straight : nullptr};
-    PackHeadTile(pass.head, tile, pass.bf16());
+    PackHeadTile(head.At(v), tile, pass.bf16());
     if (pass.smoothing_apart()) AddHeadSum(tile, dim, scratch.head_sum);
     for (int64_t first = 0; first < rows; first += kSuperBlock) {
       const int64_t count = std::min(kSuperBlock, rows - first);
@@ -337,7 +340,8 @@ void Start(const Pass& pass, Scratch memory) {
   CHECK_EQ(pass.h.cols, pass.head.cols);
   CHECK_EQ(pass.targets.size, pass.h.rows);
   ScratchCarver carver(memory);
-  const ScratchLayout scratch(carver, pass.h.rows, pass.h.cols);
+  const ScratchLayout scratch(carver, pass.h.rows, pass.h.cols,
+                              pass.head.reader == nullptr ? 0 : BytesPerPlainValue(pass.head.format));
   int64_t rows = 0;
   for (int64_t t = 0; t < pass.h.rows; ++t) {
     const bool has_target = pass.targets[t] != pass.options.ignore_index;
@@ -365,9 +369,10 @@ void Start(const Pass& pass, Scratch memory) {
 
 }  // namespace
 
-int64_t LinearCrossEntropyScratchBytes(int64_t tokens, int64_t hidden_dim, const LinearCrossEntropyOptions&) {
+int64_t LinearCrossEntropyScratchBytes(int64_t tokens, int64_t hidden_dim, const LinearCrossEntropyOptions&,
+                                       int64_t fetched_value_bytes) {
   ScratchCarver carver;
-  ScratchLayout(carver, tokens, hidden_dim);
+  ScratchLayout(carver, tokens, hidden_dim, fetched_value_bytes);
   return carver.used();
 }
 

@@ -46,10 +46,14 @@ struct Model {
 
 struct ScratchLayout {
   float *turned_p, *turned_q;
+  char *fetched_p, *fetched_q;  // where heads are read through readers
   RowState* rows;
   float* logits;  // [threads][2][kRowBlock][kVocabTile]
 
   ScratchLayout(ScratchCarver& carver, int64_t count, int64_t dim_p, int64_t dim_q) {
+    constexpr int64_t kValueBytes = 4;
+    fetched_p = carver.Take<char>(HeadRows::BufferBytes(kVocabTile, dim_p, kValueBytes));
+    fetched_q = carver.Take<char>(HeadRows::BufferBytes(kVocabTile, dim_q, kValueBytes));
     turned_p = carver.Take<float>(kVocabTile * dim_p);
     turned_q = carver.Take<float>(kVocabTile * dim_q);
     rows = carver.Take<RowState>(count);
@@ -128,11 +132,12 @@ HWY_NOINLINE void RowBlock(const Model& p, const Model& q, const HeadTile& tile_
 
 void Run(const Model& p, const Model& q, const ScratchLayout& scratch) {
   const int64_t rows = p.h.rows, vocab = p.head.rows;
+  HeadRows head_p(p.head, kVocabTile, scratch.fetched_p), head_q(q.head, kVocabTile, scratch.fetched_q);
   for (int64_t v = 0; v < vocab && rows > 0; v += kVocabTile) {
     const HeadTile tile_p = {v, std::min(kVocabTile, vocab - v), scratch.turned_p, nullptr};
     const HeadTile tile_q = {v, tile_p.rows, scratch.turned_q, nullptr};
-    PackHeadTile(p.head, tile_p, false);
-    PackHeadTile(q.head, tile_q, false);
+    PackHeadTile(head_p.At(v), tile_p, false);
+    PackHeadTile(head_q.At(v), tile_q, false);
     ParallelFor((rows + kRowBlock - 1) / kRowBlock, [&](int64_t i, int thread) {
       const int64_t first = i * kRowBlock;
       RowBlock(p, q, tile_p, tile_q, first, std::min(kRowBlock, rows - first),

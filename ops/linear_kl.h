@@ -9,14 +9,14 @@
 
 namespace thimble {
 
-// Bytes for NumThreads() threads: tiles of both heads (512 bytes times both dimensions) and 40 bytes a row; any
+// Bytes for NumThreads() threads: tiles of both heads (1536 bytes times both dimensions) and 40 bytes a row; any
 // vocabulary.
 int64_t LinearKLScratchBytes(int64_t rows, int64_t hidden_dim_p, int64_t hidden_dim_q);
 
 // kl_t = sum_v P_tv log(P_tv / Q_tv) in nats, at least 0, with P = softmax(h_p head_p^T), Q = softmax(h_q head_q^T);
 // top_p, top_q: the most likely id of each, the lowest where several are. Exactly 0 where P and Q have the same inputs.
 // h_p [T, D_p], head_p [V, D_p], h_q [T, D_q], head_q [V, D_q]; kl, top_p, top_q [T], written.
-// soft_cap_p, soft_cap_q: z = soft_cap * tanh(z / soft_cap); 0: none.
+// Heads may be read through a reader. soft_cap_p, soft_cap_q: z = soft_cap * tanh(z / soft_cap); 0: none.
 void LinearKL(ConstMatrix h_p, const WeightView& head_p, ConstMatrix h_q, const WeightView& head_q, Vector kl,
               VectorView<int32_t> top_p, VectorView<int32_t> top_q, Scratch scratch, float soft_cap_p = 0,
               float soft_cap_q = 0);

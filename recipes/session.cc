@@ -120,7 +120,7 @@ absl::StatusOr<Decoder> DeclareWeights(const ModelSession& model, const Recipe& 
   ASSIGN_OR_RETURN(Decoder decoder, DeclareDecoder(model.config, AdapterOptionsOf(recipe), train_all, compute, storage,
                                                    store, TrainsEmbeddings(recipe)));
   if (recipe.memory().weights() != recipe::Memory::WEIGHTS_DEVICE) {
-    StreamLinearWeights(decoder, store);
+    StreamWeights(decoder, store);
     if (recipe.memory().weights() == recipe::Memory::WEIGHTS_HOST) store->StreamFromHost();
   }
   return decoder;

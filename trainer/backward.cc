@@ -1,5 +1,7 @@
 #include "trainer/backward.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "ops/check.h"
 #include "ops/elementwise.h"
@@ -11,6 +13,13 @@ void Backward::Run() {
   gradients_.assign(tape_.values().size(), kNoValue);
   copies_.assign(tape_.values().size(), kNoValue);
   slots_.assign(tape_.values().size(), kNoValue);
+  for (const Step& step : tape_.steps()) {
+    for (ValueId id : step.outputs) {
+      if (!tape_.value(id).boundary) continue;
+      boundaries_.resize(std::max<size_t>(boundaries_.size(), step.layer + 1));
+      boundaries_[step.layer].push_back(id);
+    }
+  }
   for (int32_t s = count - 1; s >= 0; --s) {
     const Step step = tape_.steps()[s];  // a copy: appending moves the list
     if (!step.backward) continue;
@@ -30,6 +39,10 @@ ValueId Backward::Saved(ValueId id) {
   const SaveAction action = plan_.ActionOf(value);
   if (action == SaveAction::kKeep) return id;
   if (copies_[id] != kNoValue) return copies_[id];
+  if (action == SaveAction::kRecompute && value.boundary) {
+    RecomputeBoundaries(value.layer);
+    return copies_[id];
+  }
   if (action == SaveAction::kRecompute) return Recompute(id);
   return Load(id, action == SaveAction::kOffloadHost ? Placement::kHost : Placement::kDisk);
 }
@@ -40,9 +53,7 @@ void Backward::Remember(ValueId value, ValueId copy) {
 }
 
 ValueId Backward::Recompute(ValueId id) {
-  const bool boundary = tape_.value(id).boundary;
   const int32_t layer = tape_.layer();
-  const size_t before = remembered_.size();
   Step again = tape_.steps()[tape_.value(id).producer];
   for (ValueId& input : again.inputs) input = Saved(input);
   tape_.SetLayer(tape_.value(id).layer);
@@ -55,7 +66,15 @@ ValueId Backward::Recompute(ValueId id) {
   again.backward = nullptr;
   tape_.Append(std::move(again));
   tape_.SetLayer(layer);
-  if (!boundary) return copies_[id];
+  return copies_[id];
+}
+
+// All tiles of a layer's result at once: what lies before them is computed for all of them.
+void Backward::RecomputeBoundaries(int32_t layer) {
+  const size_t before = remembered_.size();
+  for (ValueId id : boundaries_[layer]) {
+    if (copies_[id] == kNoValue) Recompute(id);
+  }
   // On the way from an earlier boundary, only boundaries are remembered: what lies inside the layers between would
   // otherwise live until their own gradient steps.
   std::vector<ValueId> kept(remembered_.begin(), remembered_.begin() + static_cast<ptrdiff_t>(before));
@@ -68,7 +87,6 @@ ValueId Backward::Recompute(ValueId id) {
     }
   }
   remembered_ = std::move(kept);
-  return copies_[id];
 }
 
 ValueId Backward::Load(ValueId id, Placement tier) {

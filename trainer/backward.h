@@ -37,15 +37,17 @@ class Backward {
 
  private:
   ValueId Recompute(ValueId value);
+  void RecomputeBoundaries(int32_t layer);
   ValueId Load(ValueId value, Placement tier);
   void Remember(ValueId value, ValueId copy);
 
   Tape& tape_;
   SavePlan plan_;
-  std::vector<ValueId> gradients_;   // by forward value
-  std::vector<ValueId> copies_;      // by forward value: recomputed or loaded
-  std::vector<ValueId> slots_;       // by forward value
-  std::vector<ValueId> remembered_;  // forward values in the order in which they got copies
+  std::vector<ValueId> gradients_;                // by forward value
+  std::vector<ValueId> copies_;                   // by forward value: recomputed or loaded
+  std::vector<ValueId> slots_;                    // by forward value
+  std::vector<ValueId> remembered_;               // forward values in the order in which they got copies
+  std::vector<std::vector<ValueId>> boundaries_;  // of each layer, in the order of their producers
   std::vector<PendingPut> puts_;
 };
 

@@ -97,120 +97,6 @@ LayerWeights DeclareLayer(const DecoderConfig& c, int64_t index, Declarer* decla
   return layer;
 }
 
-// Records one decoder layer with the conventions that hold for all of them.
-class LayerRecorder {
- public:
-  LayerRecorder(Tape* tape, const Decoder& decoder, const DecoderInputs& inputs, RopeTableValues rope,
-                const RecordOptions& options)
-      : tape_(tape),
-        decoder_(decoder),
-        inputs_(inputs),
-        rope_(rope),
-        dropout_(options.dropout),
-        mlp_tile_(options.mlp_tile) {}
-
-  ValueId Record(ValueId x, int64_t index, ValueId k_cache, ValueId v_cache) {
-    const DecoderConfig& c = decoder_.config;
-    const LayerWeights& w = decoder_.layers[index];
-    prefix_ = absl::StrCat("layers.", index, ".");
-    tape_->SetLayer(static_cast<int32_t>(index));
-    const ValueId n = Norm(x, w.input_norm, "input_norm");
-    ValueId q = Linear(n, w.q, "q");
-    ValueId k = Linear(n, w.k, "k");
-    const ValueId v = Linear(n, w.v, "v");
-    if (c.qk_norm) {
-      q = Norm(q, w.q_norm, "q_norm");
-      k = Norm(k, w.k_norm, "k_norm");
-    }
-    q = RecordRope(tape_, q, rope_, static_cast<int>(c.head_dim), prefix_ + "q_rope");
-    k = RecordRope(tape_, k, rope_, static_cast<int>(c.head_dim), prefix_ + "k_rope");
-    AttentionShape shape;
-    shape.num_heads = static_cast<int>(c.num_heads);
-    shape.num_kv_heads = static_cast<int>(c.num_kv_heads);
-    shape.head_dim = static_cast<int>(c.head_dim);
-    shape.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(c.head_dim)));
-    shape.window = c.windows[index];
-    const ValueId attended =
-        k_cache == kNoValue
-            ? RecordAttention(tape_, q, k, v, inputs_.starts, shape, prefix_ + "attention")
-            : RecordCachedAttention(tape_, q, k, v, k_cache, v_cache, inputs_.starts, shape, prefix_ + "attention");
-    const ValueId h = RecordAdd(tape_, x, Linear(attended, w.o, "o"), prefix_ + "h");
-    const ValueId out = Mlp(h, w);
-    tape_->MarkBoundary(out);
-    tape_->SetLayer(-1);
-    return out;
-  }
-
- private:
-  ValueId Norm(ValueId x, StoreId w, const char* name) {
-    return RecordRmsNorm(tape_, x, tape_->Persistent(w), decoder_.config.rms_norm_eps, prefix_ + name);
-  }
-
-  // Tapes stay short: what a layer needs beside its tile grows with the tokens anyway.
-  int64_t TileOf(int64_t tokens) const {
-    constexpr int64_t kMostTiles = 16;
-    if (mlp_tile_ == 0) return 0;
-    const int64_t blocks = (tokens + kMostTiles * kMatMulInnerBlock - 1) / (kMostTiles * kMatMulInnerBlock);
-    return std::max(mlp_tile_, blocks * kMatMulInnerBlock);
-  }
-
-  ValueId Mlp(ValueId h, const LayerWeights& w) {
-    const int64_t tokens = tape_->value(h).rows;
-    const int64_t tile = TileOf(tokens);
-    if (tile == 0 || tile >= tokens) {
-      const ValueId m = Norm(h, w.post_attention_norm, "post_attention_norm");
-      return RecordAdd(tape_, h, SwiGLUMlp(m, w), prefix_ + "out");
-    }
-    // A trained norm sums its gradient over all tokens at once, and a residual beside it passes one that is no tile's.
-    const bool norm_trains = tape_->value(tape_->Persistent(w.post_attention_norm)).needs_gradient;
-    const std::string prefix = prefix_;
-    const ValueId source = norm_trains ? Norm(h, w.post_attention_norm, "post_attention_norm") : h;
-    ValueId whole = kNoValue;
-    // Last tile first, so that backward, which goes the other way, sums over tokens in their order.
-    for (int64_t begin = (tokens - 1) / tile * tile; begin >= 0; begin -= tile) {
-      prefix_ = absl::StrCat(prefix, "tile", begin / tile, ".");
-      first_row_ = begin;
-      const ValueId x = RecordSliceRows(tape_, source, begin, std::min(tile, tokens - begin), prefix_ + "x");
-      ValueId y = SwiGLUMlp(norm_trains ? x : Norm(x, w.post_attention_norm, "post_attention_norm"), w);
-      if (!norm_trains) y = RecordAdd(tape_, x, y, prefix_ + "y");
-      whole = RecordSetRows(tape_, whole, y, begin, tokens, prefix + "mlp");
-    }
-    first_row_ = 0;
-    prefix_ = prefix;
-    return norm_trains ? RecordAdd(tape_, h, whole, prefix_ + "out") : whole;
-  }
-
-  ValueId SwiGLUMlp(ValueId m, const LayerWeights& w) {
-    const ValueId gate = Linear(m, w.gate, "gate");
-    const ValueId up = Linear(m, w.up, "up");
-    return Linear(RecordSwiGLU(tape_, gate, up, prefix_ + "swiglu"), w.down, "down");
-  }
-
-  ValueId Linear(ValueId x, const LinearWeights& linear, const char* name) {
-    const ValueId weight = tape_->Persistent(linear.weight);
-    const ValueId bias = linear.bias < 0 ? kNoValue : tape_->Persistent(linear.bias);
-    if (linear.lora_a < 0) return RecordLinear(tape_, x, weight, bias, decoder_.compute, prefix_ + name);
-    LoraSpec lora;
-    lora.a = tape_->Persistent(linear.lora_a);
-    lora.b = tape_->Persistent(linear.lora_b);
-    if (linear.magnitude >= 0) lora.magnitude = tape_->Persistent(linear.magnitude);
-    lora.scale = linear.lora_scale;
-    lora.dropout = dropout_ ? static_cast<float>(decoder_.adapter.dropout) : 0.0f;
-    lora.seed = linear.dropout_seed;
-    lora.first_row = first_row_;
-    return RecordLoraLinear(tape_, x, weight, bias, lora, decoder_.compute, prefix_ + name);
-  }
-
-  Tape* tape_;
-  const Decoder& decoder_;
-  DecoderInputs inputs_;
-  RopeTableValues rope_;
-  bool dropout_;
-  int64_t mlp_tile_;
-  int64_t first_row_ = 0;  // of the tile that is recorded
-  std::string prefix_;
-};
-
 }  // namespace
 
 int64_t AdapterOptions::RankOf(const std::string& linear) const {
@@ -265,11 +151,16 @@ absl::StatusOr<Decoder> DeclareDecoder(const DecoderConfig& config, const Adapte
   return decoder;
 }
 
-void StreamLinearWeights(const Decoder& decoder, Store* store) {
+void StreamWeights(const Decoder& decoder, Store* store) {
   for (const LayerWeights& layer : decoder.layers) {
     for (const LinearWeights* linear : layer.Linears()) {
       if (!store->entry(linear->weight).trainable) store->Stream(linear->weight);
     }
+  }
+  for (StoreId table : {decoder.embedding, decoder.head}) {
+    const StoreEntry& entry = store->entry(table);
+    const bool plain = BytesPerPlainValue(entry.view.format) > 0;
+    if (!entry.trainable && plain && entry.slot < 0) store->StreamRows(table);
   }
 }
 
@@ -314,32 +205,6 @@ void InitWeights(const Decoder& decoder, uint64_t seed, Store* store) {
     const bool norm = entry.name.find("norm") != std::string::npos;
     std::fill(values.data, values.data + values.size, norm ? 1.0f : 0.0f);
   }
-}
-
-DecoderInputs RecordInputs(Tape* tape, int64_t tokens) {
-  DecoderInputs inputs;
-  inputs.ids = tape->Input("ids", 1, tokens, DType::kI32);
-  inputs.positions = tape->Input("positions", 1, tokens, DType::kI32);
-  inputs.starts = tape->Input("starts", 1, tokens, DType::kI32);
-  inputs.targets = tape->Input("targets", 1, tokens, DType::kI32);
-  return inputs;
-}
-
-ValueId RecordDecoder(Tape* tape, const Decoder& decoder, const DecoderInputs& inputs, const RecordOptions& options) {
-  const DecoderConfig& c = decoder.config;
-  RopeFrequencies rope =
-      MakeRopeFrequencies(static_cast<int>(c.head_dim), c.rope_theta, c.rope_scaling, c.max_position);
-  const RopeTableValues table =
-      RecordRopeTable(tape, inputs.positions, std::move(rope.inv_freq), rope.attention_factor);
-  ValueId x = RecordEmbedding(tape, tape->Persistent(decoder.embedding), inputs.ids, "embedding");
-  LayerRecorder recorder(tape, decoder, inputs, table, options);
-  const std::vector<StoreId>& caches = options.caches;
-  for (int64_t i = 0; i < c.num_layers; ++i) {
-    const bool cached = !caches.empty();
-    x = recorder.Record(x, i, cached ? tape->Persistent(caches[2 * i]) : kNoValue,
-                        cached ? tape->Persistent(caches[2 * i + 1]) : kNoValue);
-  }
-  return RecordRmsNorm(tape, x, tape->Persistent(decoder.final_norm), c.rms_norm_eps, "final_norm");
 }
 
 }  // namespace thimble

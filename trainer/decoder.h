@@ -11,8 +11,6 @@
 #include "ops/matmul.h"
 #include "trainer/decoder_config.h"
 #include "trainer/store.h"
-#include "trainer/tape.h"
-#include "trainer/tape_ops.h"
 
 namespace thimble {
 
@@ -86,32 +84,14 @@ absl::StatusOr<Decoder> DeclareDecoder(const DecoderConfig& config, const Adapte
                                        Compute compute, const StorageOf& storage, Store* store,
                                        bool train_embeddings = true);
 
-// Lets the linear layers' frozen weights lie in the store's weight tier instead of memory.
-void StreamLinearWeights(const Decoder& decoder, Store* store);
+// Lets the frozen matrices lie in the store's weight tier instead of memory: linear layers are fetched, embedding and
+// output layer read by rows.
+void StreamWeights(const Decoder& decoder, Store* store);
 
 // Fills adapters of an allocated store: A uniform in +-1/sqrt(in), B zero, DoRA magnitudes the weights' row norms.
 // Unavailable when a streamed weight cannot be read.
 absl::Status InitAdapters(const Decoder& decoder, Store* store);
 // Fills all weights of a fresh model: N(0, init_std), biases 0, norms 1.
 void InitWeights(const Decoder& decoder, uint64_t seed, Store* store);
-
-struct DecoderInputs {
-  ValueId ids = kNoValue;        // [1, T]
-  ValueId positions = kNoValue;  // [1, T]
-  ValueId starts = kNoValue;     // [1, T]
-  ValueId targets = kNoValue;    // [1, T], training and evaluation
-};
-DecoderInputs RecordInputs(Tape* tape, int64_t tokens);
-
-struct RecordOptions {
-  bool dropout = false;  // training: the adapter's dropout is active
-  // Tokens of a tile of the MLP, a multiple of kMatMulInnerBlock, or more where that would be above 16 tiles; 0: the
-  // whole micro-batch at once. Gradients are the
-  // same bits but for the sums over tokens of dropped-out inputs.
-  int64_t mlp_tile = 0;
-  std::vector<StoreId> caches;  // generation: two store entries a layer, keys and values; else empty
-};
-// Final hidden states [T, hidden] after the last norm.
-ValueId RecordDecoder(Tape* tape, const Decoder& decoder, const DecoderInputs& inputs, const RecordOptions& options);
 
 }  // namespace thimble

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "ops/check.h"
+#include "trainer/idle_values.h"
 #include "trainer/transfers.h"
 
 namespace thimble {
@@ -17,11 +18,12 @@ int64_t BucketTokens(int64_t tokens, int64_t max_tokens) {
 Engine::Engine(const Decoder* decoder, Store* store, const EngineOptions& options)
     : decoder_(decoder), store_(store), options_(options) {
   CHECK_GT(options_.max_tokens, 0);
-  largest_ = Record(options_.max_tokens, options_.train);
+  largest_ = Record(options_.max_tokens, options_.train ? Kind::kTrain : Kind::kEvaluate);
   CountTiers(largest_->plan);
   lower_bound_bytes_ = largest_->plan.device.lower_bound_bytes;
+  if (tiled()) CountTiers(Record(options_.sequence_tile, Kind::kHidden)->plan);
   if (options_.train) {
-    CountTiers(Record(options_.max_tokens, false)->plan);
+    CountTiers(Record(options_.max_tokens, Kind::kEvaluate)->plan);
     update_.planned = std::make_unique<PlannedTape>(store_);
     RecordUpdate(&update_.planned->tape, options_.optimizer);
     update_.planned->plan = PlanTiers(update_.planned->tape, {});
@@ -54,55 +56,73 @@ void Engine::Execute(Runnable* runnable, RunScalars* scalars) {
   if (status_.ok()) status_ = runnable->executor->Run(scalars);
 }
 
-std::unique_ptr<PlannedTape> Engine::Record(int64_t tokens, bool train) const {
+std::unique_ptr<PlannedTape> Engine::Record(int64_t tokens, Kind kind) const {
+  const bool train = kind == Kind::kTrain;
+  const int64_t sequence_tile = kind == Kind::kHidden ? 0 : options_.sequence_tile;
   auto planned = std::make_unique<PlannedTape>(store_);
   Tape* tape = &planned->tape;
   planned->inputs = RecordInputs(tape, tokens);
-  planned->hidden =
-      RecordDecoder(tape, *decoder_, planned->inputs, {.dropout = train, .mlp_tile = options_.mlp_tile, .caches = {}});
+  const std::vector<ValueId> hidden =
+      RecordDecoder(tape, *decoder_, planned->inputs,
+                    {.dropout = train, .sequence_tile = sequence_tile, .mlp_tile = options_.mlp_tile, .caches = {}});
   LinearCrossEntropyOptions loss = options_.loss;
   if (!train) {
     // Reported losses are plain cross-entropy.
     loss.label_smoothing = 0;
     loss.z_loss = 0;
   }
-  planned->loss = RecordLinearCrossEntropy(tape, planned->hidden, tape->Persistent(decoder_->head),
-                                           planned->inputs.targets, loss, train);
-  std::vector<ValueId> pinned = {planned->loss.loss};
-  if (train) {
-    Backward(tape, options_.activations).Run();
-  } else {
-    pinned.push_back(planned->hidden);
+  const std::vector<TokenTile> tiles = TokenTiles(tokens, sequence_tile);
+  const ValueId head = tape->Persistent(decoder_->head);
+  planned->losses.resize(tiles.size());
+  // Last tile first, as the layers.
+  for (size_t t = tiles.size(); t-- > 0;) {
+    planned->losses[t] =
+        RecordLinearCrossEntropy(tape, hidden[t], head, planned->inputs.targets, tiles[t].begin, loss, train).loss;
   }
+  std::vector<ValueId> pinned = planned->losses;
+  if (!train && (kind == Kind::kHidden || !tiled())) {
+    planned->hidden = hidden[0];
+    pinned.push_back(hidden[0]);
+  }
+  const bool moves = options_.idle_tier != Placement::kActivation;
+  if (train) Backward(tape, moves ? options_.activations.WithoutOffload() : options_.activations).Run();
+  if (moves) MoveIdleValues(options_.activations, options_.idle_tier, pinned, tape);
   FetchStreamedWeights(tape);
   planned->plan = PlanTiers(*tape, pinned);
   return planned;
 }
 
-Engine::Runnable& Engine::Get(int64_t tokens, bool train) {
+Engine::Runnable& Engine::Get(int64_t tokens, int64_t max_tokens, Kind kind) {
   const absl::Status prepared = Prepare();
   CHECK(prepared.ok()) << prepared;
-  Runnable& runnable = tapes_[{tokens, train}];
+  Runnable& runnable = tapes_[{tokens, kind}];
   if (runnable.planned == nullptr) {
-    runnable.planned = Record(tokens, train);
+    runnable.planned = Record(tokens, kind);
     // Fits by construction for the largest shape; a smaller one whose placement came out larger runs as the largest.
     if (!Fits(runnable.planned->plan)) {
-      CHECK_LT(tokens, options_.max_tokens);
-      runnable.planned = Record(options_.max_tokens, train);
+      CHECK_LT(tokens, max_tokens);
+      runnable.planned = Record(max_tokens, kind);
     }
     runnable.executor = std::make_unique<Executor>(&runnable.planned->tape, &runnable.planned->plan, tiers());
   }
   return runnable;
 }
 
-Engine::Runnable& Engine::RunBatch(const Batch& batch, bool train, RunScalars* scalars) {
-  const int64_t tokens = static_cast<int64_t>(batch.tokens.size());
-  CHECK_LE(tokens, options_.max_tokens);
-  Runnable& runnable = Get(BucketTokens(tokens, options_.max_tokens), train);
+Engine::Runnable& Engine::RunBatch(const Batch& batch, Kind kind, RunScalars* scalars) {
+  const bool prefix = tiled() && kind == Kind::kHidden;
+  const int64_t max_tokens = prefix ? options_.sequence_tile : options_.max_tokens;
+  const int64_t given = static_cast<int64_t>(batch.tokens.size());
+  CHECK_LE(given, options_.max_tokens);
+  const int64_t tokens = std::min(given, max_tokens);
+  hidden_rows_ = tokens;
+  Runnable& runnable = Get(BucketTokens(tokens, max_tokens), max_tokens, kind);
   const DecoderInputs& inputs = runnable.planned->inputs;
   const int64_t shape = runnable.planned->tape.value(inputs.ids).cols;
   padded_.Reset(options_.max_tokens);
   padded_ = batch;
+  for (std::vector<int32_t>* rows : {&padded_.tokens, &padded_.positions, &padded_.starts, &padded_.targets}) {
+    rows->resize(tokens);
+  }
   // Padding rows are samples of one token that see nothing, are seen by nothing and have no target.
   for (int64_t t = tokens; t < shape; ++t) {
     padded_.tokens.push_back(0);
@@ -123,11 +143,8 @@ double Engine::TrainMicroStep(const Batch& batch, float inverse_targets, uint64_
   RunScalars scalars;
   scalars.inverse_targets = inverse_targets;
   scalars.dropout_counter = dropout_counter;
-  Runnable& runnable = RunBatch(batch, /*train=*/true, &scalars);
-  const ConstMatrix loss = runnable.executor->Result(runnable.planned->loss.loss);
-  double sum = 0;
-  for (size_t t = 0; t < batch.tokens.size(); ++t) sum += loss(0, static_cast<int64_t>(t));
-  return sum;
+  const Runnable& runnable = RunBatch(batch, Kind::kTrain, &scalars);
+  return SumLosses(runnable, static_cast<int64_t>(batch.tokens.size()), nullptr);
 }
 
 void Engine::ZeroGradients() {
@@ -150,23 +167,33 @@ double Engine::Update(double learning_rate, int64_t optimizer_step) {
   return scalars.grad_norm;
 }
 
+double Engine::SumLosses(const Runnable& runnable, int64_t tokens, std::vector<float>* losses) const {
+  double sum = 0;
+  if (losses != nullptr) losses->clear();
+  for (ValueId tile : runnable.planned->losses) {
+    const ConstMatrix loss = runnable.executor->Result(tile);
+    const int64_t count = std::min(loss.cols, tokens);
+    for (int64_t t = 0; t < count; ++t) sum += loss(0, t);
+    if (losses != nullptr) losses->insert(losses->end(), loss.data, loss.data + count);
+    tokens -= count;
+  }
+  return sum;
+}
+
 double Engine::Evaluate(const Batch& batch, std::vector<float>* losses, ConstMatrix* hidden) {
   RunScalars scalars;
-  Runnable& runnable = RunBatch(batch, /*train=*/false, &scalars);
-  const ConstMatrix loss = runnable.executor->Result(runnable.planned->loss.loss);
-  double sum = 0;
-  for (size_t t = 0; t < batch.tokens.size(); ++t) sum += loss(0, static_cast<int64_t>(t));
-  if (losses != nullptr) losses->assign(loss.data, loss.data + batch.tokens.size());
-  if (hidden != nullptr) {
-    *hidden = runnable.executor->Result(runnable.planned->hidden).Rows(0, static_cast<int64_t>(batch.tokens.size()));
-  }
+  const Runnable& runnable = RunBatch(batch, Kind::kEvaluate, &scalars);
+  const int64_t tokens = static_cast<int64_t>(batch.tokens.size());
+  const double sum = SumLosses(runnable, tokens, losses);
+  if (hidden != nullptr && tiled()) *hidden = Hidden(batch);
+  if (hidden != nullptr && !tiled()) *hidden = runnable.executor->Result(runnable.planned->hidden).Rows(0, tokens);
   return sum;
 }
 
 ConstMatrix Engine::Hidden(const Batch& batch) {
   RunScalars scalars;
-  Runnable& runnable = RunBatch(batch, /*train=*/false, &scalars);
-  return runnable.executor->Result(runnable.planned->hidden).Rows(0, static_cast<int64_t>(batch.tokens.size()));
+  const Runnable& runnable = RunBatch(batch, tiled() ? Kind::kHidden : Kind::kEvaluate, &scalars);
+  return runnable.executor->Result(runnable.planned->hidden).Rows(0, hidden_rows_);
 }
 
 }  // namespace thimble

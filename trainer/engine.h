@@ -14,13 +14,18 @@
 #include "trainer/decoder.h"
 #include "trainer/executor.h"
 #include "trainer/memory_plan.h"
+#include "trainer/record_decoder.h"
+#include "trainer/tape_ops.h"
 #include "trainer/update.h"
 
 namespace thimble {
 
 struct EngineOptions {
   SavePlan activations = SavePolicy::kRecompute;
-  int64_t mlp_tile = 0;      // tokens of a tile of the MLP, see RecordOptions
+  int64_t mlp_tile = 0;       // tokens of a tile of the MLP, see RecordOptions
+  int64_t sequence_tile = 0;  // of everything but attention, see RecordOptions
+  // Where values go that no step needs for a while (idle_values.h); kActivation: they stay.
+  Placement idle_tier = Placement::kActivation;
   std::string spill_folder;  // of the disk tier; empty: TMPDIR or /tmp
   LinearCrossEntropyOptions loss;
   OptimizerOptions optimizer;
@@ -34,8 +39,8 @@ struct PlannedTape {
   Tape tape;
   TierPlans plan;
   DecoderInputs inputs;
-  LossValues loss;
-  ValueId hidden = kNoValue;
+  std::vector<ValueId> losses;  // of each tile
+  ValueId hidden = kNoValue;    // pinned where the tape is for it
 };
 
 class Engine {
@@ -66,12 +71,14 @@ class Engine {
   double Update(double learning_rate, int64_t optimizer_step);
 
   // Sum of the loss over targets without gradients or smoothing terms; `losses` (may be null) gets one a row, `hidden`
-  // (may be null) the final hidden states, valid until the next call of the engine.
+  // (may be null) the final hidden states, valid until the next call of the engine. With a sequence tile these are the
+  // states of the batch's first tile only, which the rest of it has no part in.
   double Evaluate(const Batch& batch, std::vector<float>* losses, ConstMatrix* hidden = nullptr);
-  // Final hidden states of a batch, valid until the next call of the engine.
+  // The hidden states alone.
   ConstMatrix Hidden(const Batch& batch);
 
   const Decoder& decoder() const { return *decoder_; }
+  const EngineOptions& options() const { return options_; }
   Store& store() { return *store_; }
 
  private:
@@ -79,14 +86,17 @@ class Engine {
     std::unique_ptr<PlannedTape> planned;
     std::unique_ptr<Executor> executor;
   };
-  std::unique_ptr<PlannedTape> Record(int64_t tokens, bool train) const;
+  enum class Kind : uint8_t { kTrain, kEvaluate, kHidden };
+  bool tiled() const { return options_.sequence_tile > 0 && options_.sequence_tile < options_.max_tokens; }
+  std::unique_ptr<PlannedTape> Record(int64_t tokens, Kind kind) const;
   void CountTiers(const TierPlans& plans);
   bool Fits(const TierPlans& plans) const;
   Tiers tiers() const { return {arena_.get(), host_.get(), disk_.get()}; }
-  Runnable& Get(int64_t tokens, bool train);
+  Runnable& Get(int64_t tokens, int64_t max_tokens, Kind kind);
   void Execute(Runnable* runnable, RunScalars* scalars);
   // Pads the batch to the tape's shape, binds and runs.
-  Runnable& RunBatch(const Batch& batch, bool train, RunScalars* scalars);
+  Runnable& RunBatch(const Batch& batch, Kind kind, RunScalars* scalars);
+  double SumLosses(const Runnable& runnable, int64_t tokens, std::vector<float>* losses) const;
 
   const Decoder* decoder_;
   Store* store_;
@@ -100,9 +110,10 @@ class Engine {
   std::unique_ptr<Tier> host_;
   std::unique_ptr<Tier> disk_;
   absl::Status status_;
-  std::map<std::pair<int64_t, bool>, Runnable> tapes_;
+  std::map<std::pair<int64_t, Kind>, Runnable> tapes_;
   Runnable update_;
   Batch padded_;
+  int64_t hidden_rows_ = 0;  // of the last batch
 };
 
 // The tape shape that a micro-batch of this many tokens runs in.

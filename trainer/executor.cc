@@ -74,7 +74,9 @@ absl::Status Executor::Run(RunScalars* scalars) {
     PoisonEnded(s);
 #endif
   }
-  return absl::OkStatus();
+  // Rows that steps read of streamed tables.
+  Tier* weights = tape_->store().weight_tier();
+  return weights == nullptr ? absl::OkStatus() : weights->status();
 }
 
 Tier* Executor::TierOf(ValueId slot) const {

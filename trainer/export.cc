@@ -187,7 +187,7 @@ absl::StatusOr<ExportQuality> CompareWithExport(Engine* trained, const std::stri
                    DeclareDecoder(config, AdapterOptions(), /*train_weights=*/false, trained->decoder().compute,
                                   StorageFor(*exported, as_stored), &store));
   // The second model streams from disk: the check must not need the memory of two.
-  StreamLinearWeights(decoder, &store);
+  StreamWeights(decoder, &store);
   ASSIGN_OR_RETURN(std::unique_ptr<Tier> tier, MakeDiskTier(spill_folder, store.stream_bytes()));
   store.SetWeightTier(std::move(tier));
   store.Allocate();
@@ -195,6 +195,9 @@ absl::StatusOr<ExportQuality> CompareWithExport(Engine* trained, const std::stri
   EngineOptions options;
   options.train = false;
   options.max_tokens = stream->max_batch_tokens();
+  options.sequence_tile = trained->options().sequence_tile;
+  options.idle_tier = trained->options().idle_tier;
+  options.spill_folder = spill_folder;
   Engine engine(&decoder, &store, options);
 
   RETURN_IF_ERROR(stream->Seek({}));
@@ -210,9 +213,12 @@ absl::StatusOr<ExportQuality> CompareWithExport(Engine* trained, const std::stri
   const int64_t dim = config.hidden_dim;
   for (int64_t i = 0; i < batches; ++i) {
     RETURN_IF_ERROR(stream->Next(&batch));
-    const int64_t tokens = static_cast<int64_t>(batch.tokens.size());
-    const ConstMatrix p = trained->Hidden(batch);
-    const ConstMatrix q = engine.Hidden(batch);
+    const ConstMatrix trained_rows = trained->Hidden(batch);
+    const ConstMatrix exported_rows = engine.Hidden(batch);
+    // Either may see the first tile of a long batch only.
+    const int64_t tokens = std::min(trained_rows.rows, exported_rows.rows);
+    const ConstMatrix p = trained_rows.Rows(0, tokens);
+    const ConstMatrix q = exported_rows.Rows(0, tokens);
     RETURN_IF_ERROR(trained->status());
     RETURN_IF_ERROR(engine.status());
     kl.resize(tokens);

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "ops/check.h"
+#include "ops/head_rows.h"
 #include "ops/random.h"
 #include "trainer/transfers.h"
 
@@ -14,7 +15,15 @@ namespace {
 
 constexpr int64_t kLargestChunk = 64;
 
+constexpr int64_t kHeadTile = 256;  // rows of a head that is read from the weight tier
+
 std::string CacheName(const char* kind, int64_t layer) { return absl::StrCat("cache.", kind, ".", layer); }
+
+int64_t FetchedHeadBytes(const Decoder& decoder, const Store& store) {
+  const StoreEntry& head = store.entry(decoder.head);
+  if (head.view.reader == nullptr) return 0;
+  return HeadRows::BufferBytes(kHeadTile, head.cols, BytesPerPlainValue(head.view.format));
+}
 
 }  // namespace
 
@@ -44,11 +53,12 @@ Generator::Generator(const Decoder* decoder, Store* store, int64_t max_context)
   arena_ = std::make_unique<Arena>(ArenaBytes(*decoder_, store_));
   logits_.resize(decoder_->config.vocab_size);
   scratch_.resize(HeadScratchBytes(*decoder_) + 64);
+  fetched_.resize(FetchedHeadBytes(*decoder_, *store_));
 }
 
 int64_t Generator::WorkspaceBytes(const Decoder& decoder, Store* store) {
   return ArenaBytes(decoder, store) + decoder.config.vocab_size * int64_t{sizeof(float)} + HeadScratchBytes(decoder) +
-         64;
+         64 + FetchedHeadBytes(decoder, *store);
 }
 
 // Smaller chunks have smaller buffers in the same order, but their placement may come out larger.
@@ -63,7 +73,8 @@ int64_t Generator::ArenaBytes(const Decoder& decoder, Store* store) {
 }
 
 int64_t Generator::HeldBytes() const {
-  return arena_->high_water_bytes() + static_cast<int64_t>(logits_.size() * sizeof(float) + scratch_.size());
+  return arena_->high_water_bytes() +
+         static_cast<int64_t>(logits_.size() * sizeof(float) + scratch_.size() + fetched_.size());
 }
 
 void Generator::RecordChunk(const Decoder& decoder, Store* store, int64_t tokens, Chunk* chunk) {
@@ -74,7 +85,7 @@ void Generator::RecordChunk(const Decoder& decoder, Store* store, int64_t tokens
   }
   chunk->tape = std::make_unique<Tape>(store);
   chunk->inputs = RecordInputs(chunk->tape.get(), tokens);
-  chunk->hidden = RecordDecoder(chunk->tape.get(), decoder, chunk->inputs, options);
+  chunk->hidden = RecordDecoder(chunk->tape.get(), decoder, chunk->inputs, options).front();
   FetchStreamedWeights(chunk->tape.get());
   chunk->plan = PlanTiers(*chunk->tape, {chunk->hidden});
 }
@@ -111,9 +122,16 @@ void Generator::Feed(absl::Span<const int32_t> tokens) {
     tokens.remove_prefix(count);
     if (!tokens.empty()) continue;
     const ConstMatrix last = chunk.executor->Result(chunk.hidden).Rows(count - 1, 1);
+    const int64_t vocab = decoder_->config.vocab_size;
     char* aligned = scratch_.data() + (64 - reinterpret_cast<uintptr_t>(scratch_.data()) % 64) % 64;
-    MatMulNT(last, store_->entry(decoder_->head).view, Matrix(logits_.data(), 1, static_cast<int64_t>(logits_.size())),
-             {.compute = decoder_->compute}, {aligned, HeadScratchBytes(*decoder_)});
+    HeadRows head(store_->entry(decoder_->head).view, kHeadTile, fetched_.data());
+    for (int64_t begin = 0; begin < vocab;) {
+      const WeightView rows = head.At(begin).rows;
+      MatMulNT(last, rows, Matrix(logits_.data() + begin, 1, rows.rows), {.compute = decoder_->compute},
+               {aligned, HeadScratchBytes(*decoder_)});
+      begin += rows.rows;
+    }
+    if (status_.ok() && store_->weight_tier() != nullptr) status_ = store_->weight_tier()->status();
   }
 }
 

@@ -11,6 +11,7 @@
 #include "trainer/decoder.h"
 #include "trainer/executor.h"
 #include "trainer/memory_plan.h"
+#include "trainer/record_decoder.h"
 
 namespace thimble {
 
@@ -73,6 +74,7 @@ class Generator {
   absl::Status status_;
   std::vector<float> logits_;
   std::vector<char> scratch_;
+  std::vector<char> fetched_;  // rows of a streamed head
 };
 
 }  // namespace thimble

@@ -69,6 +69,20 @@ bool SavePlan::UsesTier(SaveAction action) const {
   return uses(all_) || std::any_of(layers_.begin(), layers_.end(), uses);
 }
 
+SavePlan SavePlan::WithoutOffload() const {
+  SavePlan plan = *this;
+  const auto keep = [](SaveAction* action) {
+    if (*action != SaveAction::kRecompute) *action = SaveAction::kKeep;
+  };
+  keep(&plan.all_.inner);
+  keep(&plan.all_.boundary);
+  for (LayerSavePlan& layer : plan.layers_) {
+    keep(&layer.inner);
+    keep(&layer.boundary);
+  }
+  return plan;
+}
+
 std::string SavePlan::Text(int64_t num_layers) const {
   std::string text;
   for (int64_t first = 0; first < num_layers;) {

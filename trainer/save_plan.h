@@ -45,6 +45,8 @@ class SavePlan {
   // Values outside of layers and values that are not worth a transfer are kept.
   SaveAction ActionOf(const Value& value) const;
   bool UsesTier(SaveAction action) const;
+  // Offloaded values are kept instead: for tapes whose idle values move by themselves (idle_values.h).
+  SavePlan WithoutOffload() const;
   bool operator==(const SavePlan& other) const = default;
   // "recompute", or "0-3 keep; 4-31 recompute/offload_host": inner, then boundary where it differs from keep.
   std::string Text(int64_t num_layers) const;

@@ -15,6 +15,22 @@ int64_t Aligned(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * 
 
 // Whether it lies in the block of Allocate(), once there is one.
 bool InOwnBlock(const StoreEntry& entry) { return entry.view.format == Format::kF32 && entry.slot < 0; }
+// Rows of an entry in the weight tier. A failure is the tier's, which the executor asks for it.
+class StreamedRows : public WeightReader {
+ public:
+  StreamedRows(const Store* store, int64_t slot) : store_(*store), slot_(slot) {}
+  void Read(int64_t offset, int64_t bytes, void* to) const override {
+    store_.weight_tier()->ReadNow(slot_ + offset, to, bytes);
+  }
+  int64_t Begin(int64_t offset, int64_t bytes, void* to) override {
+    return store_.weight_tier()->Get(slot_ + offset, to, bytes);
+  }
+  void Wait(int64_t ticket) override { store_.weight_tier()->Wait(ticket).IgnoreError(); }
+
+ private:
+  const Store& store_;
+  int64_t slot_;
+};
 
 }  // namespace
 
@@ -85,10 +101,23 @@ void Store::Stream(StoreId id) {
   stream_bytes_ += PackedBytesBound(entry.bytes);
 }
 
+void Store::StreamRows(StoreId id) {
+  CHECK_GT(BytesPerPlainValue(entries_[id].view.format), 0) << entries_[id].name;
+  Stream(id);
+  StoreEntry& entry = entries_[id];
+  entry.reader = std::make_shared<StreamedRows>(this, entry.slot);
+  entry.view.reader = entry.reader.get();
+}
+
+absl::Status Store::WriteStreamed(StoreId id, int64_t offset, const void* from, int64_t bytes) {
+  return weight_tier_->Wait(weight_tier_->Put(from, entries_[id].slot + offset, bytes));
+}
+
 absl::Status Store::Bind(StoreId id, const WeightView& view, std::shared_ptr<void> owner) {
   StoreEntry& entry = entries_[id];
   CHECK_EQ(view.rows, entry.rows) << entry.name;
   CHECK_EQ(view.cols, entry.cols) << entry.name;
+  if (entry.reader != nullptr) return WriteStreamed(id, 0, view.data, entry.bytes);
   entry.view = view;
   if (entry.slot < 0) {
     entry.owner = std::move(owner);
@@ -102,7 +131,7 @@ absl::Status Store::Bind(StoreId id, const WeightView& view, std::shared_ptr<voi
 
 absl::StatusOr<ReadableWeight> Store::Read(StoreId id) const {
   const StoreEntry& entry = entries_[id];
-  if (entry.slot < 0) return ReadableWeight{entry.view, nullptr};
+  if (entry.slot < 0 || entry.reader != nullptr) return ReadableWeight{entry.view, nullptr};
   auto bytes = std::make_shared<std::vector<char>>(PackedBytesBound(entry.bytes));
   const Tier::Ticket get = weight_tier_->Get(entry.slot, bytes->data(), static_cast<int64_t>(bytes->size()));
   RETURN_IF_ERROR(weight_tier_->Wait(get));

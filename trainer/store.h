@@ -40,8 +40,9 @@ struct StoreEntry {
   // Of a streamed entry: where it lies in the weight tier; -1: it stays in memory. Its view says everything but the
   // addresses.
   int64_t slot = -1;
-  WeightView view;              // valid once memory is there
-  std::shared_ptr<void> owner;  // keeps bound memory alive; null when it lies in the store's own block
+  WeightView view;                       // valid once memory is there
+  std::shared_ptr<WeightReader> reader;  // of an entry streamed by rows
+  std::shared_ptr<void> owner;           // keeps bound memory alive; null when it lies in the store's own block
 };
 
 // A weight that may be read, wherever its bytes lie.
@@ -74,6 +75,10 @@ class Store {
 
   // Gives a frozen entry a place in the weight tier: the steps of a tape fetch it from there. Before Bind().
   void Stream(StoreId id);
+  // The same for a table of plain values, of which steps read rows through the view's reader; never fetched as a whole.
+  // Its bytes come by Bind(), or a piece at a time by WriteStreamed().
+  void StreamRows(StoreId id);
+  absl::Status WriteStreamed(StoreId id, int64_t offset, const void* from, int64_t bytes);
   // Bytes of the weight tier, which is to be set before the first streamed entry is bound.
   int64_t stream_bytes() const { return stream_bytes_; }
   // Which tier that is, for plans.
@@ -84,7 +89,7 @@ class Store {
 
   // A streamed entry is copied to the weight tier and `owner` let go; Unavailable when that fails.
   absl::Status Bind(StoreId id, const WeightView& view, std::shared_ptr<void> owner);
-  // Reads a streamed entry back; any other is there already.
+  // Reads an entry back that is streamed as a whole; any other can be read as it is.
   absl::StatusOr<ReadableWeight> Read(StoreId id) const;
 
   // Takes one zero-filled block for all f32 entries declared so far that have no memory yet.

@@ -132,6 +132,7 @@ class StepContext {
   Vector OutVector(int i) const { return Flat(step_.outputs[i]); }
   ConstVector InVector(int i) const { return Flat(step_.inputs[i]); }
   ConstInts Ints(int i) const;
+  ConstInts Ints(int i, int64_t first, int64_t count) const { return {Ints(i).data + first, count}; }
   // An input as a weight: a store entry in its format, or an f32 value.
   WeightView Weight(int i) const;
   // An f32 store entry that the step accumulates into (a parameter's gradient), given as an input.

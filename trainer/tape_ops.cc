@@ -91,18 +91,20 @@ ValueId RecordBias(Tape* tape, ValueId x, ValueId bias, const std::string& name)
   return y;
 }
 
-ValueId RecordEmbedding(Tape* tape, ValueId table, ValueId ids, const std::string& name) {
-  const ValueId y = tape->Activation(name, tape->value(ids).cols, tape->value(table).cols);
+ValueId RecordEmbedding(Tape* tape, ValueId table, ValueId ids, int64_t first, int64_t rows, const std::string& name) {
+  const ValueId y = tape->Activation(name, rows, tape->value(table).cols);
   Step step;
   step.op = "embedding";
   step.inputs = {ids, table};
   step.outputs = {y};
-  step.run = [](const StepContext& c) { EmbeddingForward(c.Ints(0), c.Weight(1), c.Out(0)); };
-  step.backward = [](Backward& b, const Step& s) {
+  step.run = [first, rows](const StepContext& c) { EmbeddingForward(c.Ints(0, first, rows), c.Weight(1), c.Out(0)); };
+  step.backward = [first, rows](Backward& b, const Step& s) {
     Step back;
     back.op = "embedding_backward";
     back.inputs = {s.inputs[0], b.Gradient(s.outputs[0]), b.ParameterGradient(s.inputs[1])};
-    back.run = [](const StepContext& c) { EmbeddingBackward(c.Ints(0), c.In(1), c.Mutable(2)); };
+    back.run = [first, rows](const StepContext& c) {
+      EmbeddingBackward(c.Ints(0, first, rows), c.In(1), c.Mutable(2));
+    };
     b.tape().Append(std::move(back));
   };
   tape->Append(std::move(step));
@@ -181,22 +183,28 @@ RopeTableValues RecordRopeTable(Tape* tape, ValueId positions, std::vector<float
   return table;
 }
 
-ValueId RecordRope(Tape* tape, ValueId x, const RopeTableValues& table, int head_dim, const std::string& name) {
+ValueId RecordRope(Tape* tape, ValueId x, const RopeTableValues& table, int64_t first, int head_dim,
+                   const std::string& name) {
+  const int64_t rows = tape->value(x).rows;
   const ValueId y = tape->Activation(name, tape->value(x).rows, tape->value(x).cols);
   Step step;
   step.op = "rope";
   step.inputs = {x, table.cos, table.sin};
   step.outputs = {y};
   step.in_place = {{0, 0}};
-  step.run = [head_dim](const StepContext& c) { RopeForward(c.In(0), c.In(1), c.In(2), head_dim, c.Out(0)); };
-  step.backward = [head_dim](Backward& b, const Step& s) {
+  step.run = [first, rows, head_dim](const StepContext& c) {
+    RopeForward(c.In(0), c.In(1).Rows(first, rows), c.In(2).Rows(first, rows), head_dim, c.Out(0));
+  };
+  step.backward = [first, rows, head_dim](Backward& b, const Step& s) {
     const ValueId dx = b.NewGradient(s.inputs[0]);
     Step back;
     back.op = "rope_backward";
     back.inputs = {b.Gradient(s.outputs[0]), b.Saved(s.inputs[1]), b.Saved(s.inputs[2])};
     back.outputs = {dx};
     back.in_place = {{0, 0}};
-    back.run = [head_dim](const StepContext& c) { RopeBackward(c.In(0), c.In(1), c.In(2), head_dim, c.Out(0)); };
+    back.run = [first, rows, head_dim](const StepContext& c) {
+      RopeBackward(c.In(0), c.In(1).Rows(first, rows), c.In(2).Rows(first, rows), head_dim, c.Out(0));
+    };
     b.tape().Append(std::move(back));
     b.AddGradient(s.inputs[0], dx);
   };

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "ops/attention.h"
 #include "ops/linear_cross_entropy.h"
@@ -12,8 +13,8 @@
 
 namespace thimble {
 
-// table [vocab, dim] (store), ids [T] -> y [T, dim].
-ValueId RecordEmbedding(Tape* tape, ValueId table, ValueId ids, const std::string& name);
+// table [vocab, dim] (store), ids [T] -> y [rows, dim] of ids [first, first + rows).
+ValueId RecordEmbedding(Tape* tape, ValueId table, ValueId ids, int64_t first, int64_t rows, const std::string& name);
 
 // Normalises groups of `dim` columns: x [T, n * dim], w [1, dim] -> y as x. n > 1 for norms per head.
 ValueId RecordRmsNorm(Tape* tape, ValueId x, ValueId w, float eps, const std::string& name);
@@ -39,7 +40,9 @@ struct RopeTableValues {
   ValueId sin = kNoValue;
 };
 RopeTableValues RecordRopeTable(Tape* tape, ValueId positions, std::vector<float> inv_freq, float attention_factor);
-ValueId RecordRope(Tape* tape, ValueId x, const RopeTableValues& table, int head_dim, const std::string& name);
+// x's first row is row `first` of the table.
+ValueId RecordRope(Tape* tape, ValueId x, const RopeTableValues& table, int64_t first, int head_dim,
+                   const std::string& name);
 
 // q [T, H*D]; k, v [T, KV*D]; starts [T].
 ValueId RecordAttention(Tape* tape, ValueId q, ValueId k, ValueId v, ValueId starts, const AttentionShape& shape,
@@ -60,13 +63,23 @@ ValueId RecordSliceRows(Tape* tape, ValueId x, int64_t begin, int64_t rows, cons
 // used elsewhere.
 ValueId RecordSetRows(Tape* tape, ValueId so_far, ValueId rows, int64_t begin, int64_t total, const std::string& name);
 
+// Each of xs [T, parts * w] (its own w) as `parts` values [T, w]: those of the first x, then those of the next.
+std::vector<ValueId> RecordSplitColumns(Tape* tape, const std::vector<ValueId>& xs, int64_t parts,
+                                        const std::string& name);
+// The columns of all pieces side by side, in one value; a single piece as it is.
+ValueId RecordJoinColumns(Tape* tape, const std::vector<ValueId>& pieces, const std::string& name);
+// x as values of so many rows each, and back.
+std::vector<ValueId> RecordSplitRows(Tape* tape, ValueId x, const std::vector<int64_t>& rows, const std::string& name);
+ValueId RecordJoinRows(Tape* tape, const std::vector<ValueId>& pieces, const std::string& name);
+
 struct LossValues {
   ValueId loss = kNoValue;  // [1, T], 0 where there is no target
   ValueId lse = kNoValue;   // [1, T]
 };
-// Cut cross-entropy of hidden [T, D] against head [V, D]. The gradient is that of sum(loss) * inverse_targets
-// (a run scalar). With `train`, a frozen head computes loss and hidden gradient in one pass.
-LossValues RecordLinearCrossEntropy(Tape* tape, ValueId hidden, ValueId head, ValueId targets,
+// Cut cross-entropy of hidden [T, D] against head [V, D]; target t is targets[first + t]. The gradient is that of
+// sum(loss) * inverse_targets (a run scalar). With `train`, a frozen head computes loss and hidden gradient in one
+// pass.
+LossValues RecordLinearCrossEntropy(Tape* tape, ValueId hidden, ValueId head, ValueId targets, int64_t first,
                                     const LinearCrossEntropyOptions& options, bool train);
 
 }  // namespace thimble

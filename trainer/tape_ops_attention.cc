@@ -69,7 +69,7 @@ ValueId RecordCachedAttention(Tape* tape, ValueId q, ValueId k, ValueId v, Value
   return out;
 }
 
-LossValues RecordLinearCrossEntropy(Tape* tape, ValueId hidden, ValueId head, ValueId targets,
+LossValues RecordLinearCrossEntropy(Tape* tape, ValueId hidden, ValueId head, ValueId targets, int64_t first,
                                     const LinearCrossEntropyOptions& options, bool train) {
   const int64_t tokens = tape->value(hidden).rows;
   const int64_t dim = tape->value(hidden).cols;
@@ -78,34 +78,38 @@ LossValues RecordLinearCrossEntropy(Tape* tape, ValueId hidden, ValueId head, Va
   Step step;
   step.inputs = {hidden, head, targets};
   step.outputs = {values.loss, values.lse};
-  step.scratch_bytes = LinearCrossEntropyScratchBytes(tokens, dim, options);
+  const WeightView& view = tape->store().entry(tape->value(head).store).view;
+  const int64_t fetched = view.reader == nullptr ? 0 : BytesPerPlainValue(view.format);
+  step.scratch_bytes = LinearCrossEntropyScratchBytes(tokens, dim, options, fetched);
   if (train && frozen && tape->value(hidden).needs_gradient) {
     // One pass: the gradient of the hidden states is ready with the loss.
     step.op = "linear_cross_entropy_fused";
     step.outputs.push_back(tape->Activation("dhidden", tokens, dim));
-    step.run = [options](const StepContext& c) {
-      LinearCrossEntropyFused(c.In(0), c.Weight(1), c.Ints(2), c.scalars().inverse_targets, options, c.OutVector(0),
-                              c.OutVector(1), c.Out(2), c.scratch());
+    step.run = [options, first, tokens](const StepContext& c) {
+      LinearCrossEntropyFused(c.In(0), c.Weight(1), c.Ints(2, first, tokens), c.scalars().inverse_targets, options,
+                              c.OutVector(0), c.OutVector(1), c.Out(2), c.scratch());
     };
     step.backward = [](Backward& b, const Step& s) { b.AddGradient(s.inputs[0], s.outputs[2]); };
     tape->Append(std::move(step));
     return values;
   }
   step.op = "linear_cross_entropy";
-  step.run = [options](const StepContext& c) {
-    LinearCrossEntropyForward(c.In(0), c.Weight(1), c.Ints(2), options, c.OutVector(0), c.OutVector(1), c.scratch());
+  step.run = [options, first, tokens](const StepContext& c) {
+    LinearCrossEntropyForward(c.In(0), c.Weight(1), c.Ints(2, first, tokens), options, c.OutVector(0), c.OutVector(1),
+                              c.scratch());
   };
   const int64_t scratch_bytes = step.scratch_bytes;
-  step.backward = [options, frozen, scratch_bytes](Backward& b, const Step& s) {
+  step.backward = [options, frozen, scratch_bytes, first, tokens](Backward& b, const Step& s) {
     Step back;
     back.op = "linear_cross_entropy_backward";
     back.inputs = {b.Saved(s.inputs[0]), s.inputs[1], s.inputs[2], b.Saved(s.outputs[1])};
     if (!frozen) back.inputs.push_back(b.ParameterGradient(s.inputs[1]));
     back.outputs = {b.NewGradient(s.inputs[0])};
     back.scratch_bytes = scratch_bytes;
-    back.run = [options, frozen](const StepContext& c) {
-      LinearCrossEntropyBackward(c.In(0), c.Weight(1), c.Ints(2), c.InVector(3), c.scalars().inverse_targets, options,
-                                 c.Out(0), frozen ? Matrix() : c.Mutable(4), c.scratch());
+    back.run = [options, frozen, first, tokens](const StepContext& c) {
+      LinearCrossEntropyBackward(c.In(0), c.Weight(1), c.Ints(2, first, tokens), c.InVector(3),
+                                 c.scalars().inverse_targets, options, c.Out(0), frozen ? Matrix() : c.Mutable(4),
+                                 c.scratch());
     };
     const ValueId dh = back.outputs[0];
     b.tape().Append(std::move(back));

@@ -137,6 +137,21 @@ absl::Status Tier::Wait(Ticket ticket) {
   return status_;
 }
 
+void Tier::ReadNow(int64_t slot, void* to, int64_t bytes) {
+  CHECK_LE(slot + bytes, bytes_) << name_;
+  moved_ += bytes;
+  const absl::Status read = Read(slot, to, bytes);
+  if (read.ok()) return;
+  std::memset(to, 0, static_cast<size_t>(bytes));
+  const std::lock_guard<std::mutex> lock(mutex_);
+  status_.Update(read);
+}
+
+absl::Status Tier::status() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return status_;
+}
+
 void Tier::Work() {
   std::unique_lock<std::mutex> lock(mutex_);
   while (true) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
@@ -32,6 +33,11 @@ class Tier {
   Ticket Put(const void* from, int64_t slot, int64_t bytes);
   Ticket Get(int64_t slot, void* to, int64_t bytes);
   absl::Status Wait(Ticket ticket);
+  // Reads at once on the calling thread, of which there may be several; what is read must not be under way elsewhere.
+  // After a failure `to` is zero.
+  void ReadNow(int64_t slot, void* to, int64_t bytes);
+  // The first failure.
+  absl::Status status();
 
   int64_t bytes() const { return bytes_; }
   // The end of the highest slot used so far.
@@ -55,7 +61,7 @@ class Tier {
   std::string name_;
   int64_t bytes_;
   int64_t high_water_ = 0;
-  int64_t moved_ = 0;
+  std::atomic<int64_t> moved_ = 0;
   double stalled_ = 0;
 
   std::mutex mutex_;

@@ -6,9 +6,8 @@
 #include "ops/check.h"
 
 namespace thimble {
-namespace {
 
-Step Transfer(TransferKind kind, std::vector<ValueId> inputs, std::vector<ValueId> outputs, int32_t layer) {
+Step MakeTransfer(TransferKind kind, std::vector<ValueId> inputs, std::vector<ValueId> outputs, int32_t layer) {
   Step step;
   step.op = kind == TransferKind::kPut ? "put" : kind == TransferKind::kGet ? "get" : "wait";
   step.transfer = kind;
@@ -18,10 +17,13 @@ Step Transfer(TransferKind kind, std::vector<ValueId> inputs, std::vector<ValueI
   return step;
 }
 
+namespace {
+
 // Builds the new order in one walk over the old one.
 class Placer {
  public:
-  Placer(const std::vector<PendingPut>& puts, Tape* tape) : tape_(*tape), puts_of_step_(tape->steps().size()) {
+  Placer(const std::vector<PendingPut>& puts, Tape* tape)
+      : tape_(*tape), puts_of_step_(tape->steps().size()), filled_(tape->values().size(), false) {
     for (const PendingPut& put : puts) puts_of_step_[tape_.value(put.value).producer].push_back(put);
     for (const Step& step : tape_.steps()) {
       if (step.transfer == TransferKind::kGet) gets_.push_back(step);
@@ -37,30 +39,42 @@ class Placer {
         ++needed_;
         continue;
       }
+      while (!under_way_.empty() && under_way_.front().begun + kStepsOfPut <= s) WaitForOldestPut();
       steps_.push_back(step);
-      for (const PendingPut& put : puts_of_step_[s]) AddPut(put, step.layer);
+      for (const PendingPut& put : puts_of_step_[s]) AddPut(put, step.layer, s);
     }
+    while (!under_way_.empty()) WaitForOldestPut();
     CHECK_EQ(issued_, gets_.size());
     return std::move(steps_);
   }
 
  private:
-  void AddPut(const PendingPut& put, int32_t layer) {
+  struct UnderWay {
+    PendingPut put;
+    size_t begun = 0;
+  };
+
+  void AddPut(const PendingPut& put, int32_t layer, size_t step) {
     if (under_way_.size() == kTransfersAhead) WaitForOldestPut();
-    steps_.push_back(Transfer(TransferKind::kPut, {put.value}, {put.slot}, layer));
-    under_way_.push_back(put);
+    steps_.push_back(MakeTransfer(TransferKind::kPut, {put.value}, {put.slot}, layer));
+    under_way_.push_back({put, step});
+    filled_[put.slot] = true;
   }
 
   void WaitForOldestPut() {
-    const PendingPut oldest = under_way_.front();
+    const PendingPut oldest = under_way_.front().put;
     under_way_.erase(under_way_.begin());
     // Its inputs keep the value's memory until here.
-    steps_.push_back(Transfer(TransferKind::kWait, {oldest.slot, oldest.value}, {}, tape_.value(oldest.value).layer));
+    steps_.push_back(
+        MakeTransfer(TransferKind::kWait, {oldest.slot, oldest.value}, {}, tape_.value(oldest.value).layer));
   }
 
   void IssueGets(size_t last) {
-    while (!under_way_.empty()) WaitForOldestPut();
-    for (; issued_ < gets_.size() && issued_ <= last; ++issued_) steps_.push_back(gets_[issued_]);
+    // A tier's transfers run in their order, so a get need not wait for its put, only stand behind it.
+    for (; issued_ < gets_.size() && issued_ <= last && filled_[gets_[issued_].inputs[0]]; ++issued_) {
+      steps_.push_back(gets_[issued_]);
+    }
+    CHECK_GT(issued_, needed_);
   }
 
   const Tape& tape_;
@@ -68,7 +82,8 @@ class Placer {
   std::vector<Step> gets_;
   size_t issued_ = 0;
   size_t needed_ = 0;
-  std::vector<PendingPut> under_way_;
+  std::vector<UnderWay> under_way_;
+  std::vector<bool> filled_;  // by value: a slot whose put is begun
   std::vector<Step> steps_;
 };
 
@@ -90,7 +105,8 @@ struct WeightUse {
 
 bool IsStreamed(const Tape& tape, ValueId id) {
   const Value& value = tape.value(id);
-  return value.placement == Placement::kStore && tape.store().entry(value.store).slot >= 0;
+  return value.placement == Placement::kStore && tape.store().entry(value.store).slot >= 0 &&
+         tape.store().entry(value.store).reader == nullptr;
 }
 
 // In order of first use. A use belongs to the one before when no step of another layer lies between.
@@ -135,7 +151,7 @@ void FetchStreamedWeights(Tape* tape) {
     tape->SetLayer(use.layer);
     const ValueId fetched = tape->FetchedWeight(use.store);
     for (int32_t s : use.steps) std::replace(old[s].inputs.begin(), old[s].inputs.end(), weight, fetched);
-    Step get = Transfer(TransferKind::kGet, {weight}, {fetched}, use.layer);
+    Step get = MakeTransfer(TransferKind::kGet, {weight}, {fetched}, use.layer);
     before[u == 0 ? 0 : uses[u - 1].steps.front()].push_back(std::move(get));
   }
   // A wait stands behind the gets that begin at the same step, so that they are under way during it.
@@ -145,7 +161,7 @@ void FetchStreamedWeights(Tape* tape) {
           const Value& value = tape->value(id);
           return value.packed_bytes > 0 && value.store == use.store;
         });
-    before[use.steps.front()].push_back(Transfer(TransferKind::kWait, {fetched}, {}, use.layer));
+    before[use.steps.front()].push_back(MakeTransfer(TransferKind::kWait, {fetched}, {}, use.layer));
   }
   tape->SetLayer(-1);
   std::vector<Step> steps;

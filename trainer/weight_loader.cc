@@ -103,6 +103,7 @@ class WeightLoader {
     if (Is4Bit(entry.view.format) && HasBnbWeight(folder_, entry.name)) return LoadAlreadyQuantised(id);
     ASSIGN_OR_RETURN(const TensorRef tensor, Require(entry));
     if (Is4Bit(entry.view.format)) return Quantise(id, tensor);
+    if (entry.reader != nullptr) return StreamByRows(id, tensor);
     if (entry.view.format == Format::kF32) return ReadInto(id, tensor);
     return Keep16Bit(id, tensor);
   }
@@ -164,6 +165,26 @@ class WeightLoader {
     return StreamFloats(tensor, [out](int64_t first, ConstVector values) {
       std::memcpy(out + first, values.data, sizeof(float) * values.size);
     });
+  }
+
+  // A chunk at a time to the weight tier.
+  absl::Status StreamByRows(StoreId id, const TensorRef& tensor) {
+    const Format format = store_.entry(id).view.format;
+    const int64_t value_bytes = BytesPerPlainValue(format);
+    std::vector<uint16_t> bits;
+    absl::Status written;
+    RETURN_IF_ERROR(StreamFloats(tensor, [&](int64_t first, ConstVector values) {
+      const void* bytes = values.data;
+      if (format != Format::kF32) {
+        bits.resize(values.size);
+        for (int64_t i = 0; i < values.size; ++i) {
+          bits[i] = format == Format::kF16 ? FloatToF16(values[i]) : FloatToBF16(values[i]);
+        }
+        bytes = bits.data();
+      }
+      if (written.ok()) written = store_.WriteStreamed(id, first * value_bytes, bytes, values.size * value_bytes);
+    }));
+    return written;
   }
 
   absl::Status Keep16Bit(StoreId id, const TensorRef& tensor) {

@@ -37,8 +37,8 @@ struct Recorded {
     EXPECT_TRUE(declared.ok()) << declared.status();
     decoder = std::move(*declared);
     const DecoderInputs inputs = RecordInputs(&tape, 8);
-    const ValueId hidden = RecordDecoder(&tape, decoder, inputs, {.dropout = true, .caches = {}});
-    RecordLinearCrossEntropy(&tape, hidden, tape.Persistent(decoder.head), inputs.targets, {}, /*train=*/true);
+    const ValueId hidden = RecordDecoder(&tape, decoder, inputs, {.dropout = true, .caches = {}}).front();
+    RecordLinearCrossEntropy(&tape, hidden, tape.Persistent(decoder.head), inputs.targets, 0, {}, /*train=*/true);
     forward_steps = tape.steps().size();
     Backward(&tape, policy).Run();
   }
@@ -166,10 +166,10 @@ TEST(BackwardTest, GradientsOfAValueUsedTwiceAreAdded) {
   Tape tape(&store);
   const ValueId ids = tape.Input("ids", 1, 3, DType::kI32);
   const ValueId targets = tape.Input("targets", 1, 3, DType::kI32);
-  const ValueId x = RecordEmbedding(&tape, tape.Persistent(w), ids, "x");
+  const ValueId x = RecordEmbedding(&tape, tape.Persistent(w), ids, 0, tape.value(ids).cols, "x");
   const ValueId y = RecordSwiGLU(&tape, x, x, "y");
   const ValueId z = RecordAdd(&tape, y, x, "z");
-  RecordLinearCrossEntropy(&tape, z, tape.Persistent(w), targets, {}, /*train=*/true);
+  RecordLinearCrossEntropy(&tape, z, tape.Persistent(w), targets, 0, {}, /*train=*/true);
   Backward(&tape, SavePolicy::kKeep).Run();
   EXPECT_EQ(tape.DebugString(),
             "embedding ids, w -> x\n"

@@ -255,7 +255,7 @@ TEST(MemoryPlanTest, DecoderTapesStayNearTheLowerBound) {
                   policy == SavePolicy::kKeep ? "keep" : "recompute", largest.tape.steps().size(),
                   static_cast<double>(engine.arena_bytes()) / (1 << 20), ratio);
       EXPECT_LE(ratio, 1.1);
-      ExpectSound(largest.tape, {largest.loss.loss}, largest.plan.device);
+      ExpectSound(largest.tape, largest.losses, largest.plan.device);
     }
   }
 }

@@ -142,7 +142,7 @@ TEST(OffloadTest, StreamedWeightsGiveTheSameBits) {
         ASSERT_TRUE(decoder.ok()) << decoder.status();
         DeclareOptimizerState(OptimizerOptions(), &store);
         if (streamed) {
-          StreamLinearWeights(*decoder, &store);
+          StreamWeights(*decoder, &store);
           auto tier = MakeDiskTier("", store.stream_bytes());
           ASSERT_TRUE(tier.ok()) << tier.status();
           store.SetWeightTier(*std::move(tier));
@@ -153,7 +153,11 @@ TEST(OffloadTest, StreamedWeightsGiveTheSameBits) {
         BindLinears(format, values, *decoder, &store);
         for (StoreId id = 0; id < static_cast<StoreId>(store.size()); ++id) {
           const StoreId from = values.store().Find(store.entry(id).name);
-          if (store.entry(id).view.format != Format::kF32 || store.entry(id).slot >= 0 || from < 0) continue;
+          if (store.entry(id).view.format != Format::kF32 || from < 0) continue;
+          if (store.entry(id).reader != nullptr) {
+            ASSERT_TRUE(store.Bind(id, values.store().entry(from).view, nullptr).ok());
+            continue;
+          }
           std::copy_n(values.store().vector(from).data, values.store().vector(from).size, store.vector(id).data);
         }
         ASSERT_TRUE(InitAdapters(*decoder, &store).ok());
@@ -172,7 +176,8 @@ TEST(OffloadTest, StreamedWeightsGiveTheSameBits) {
         EXPECT_EQ(loss, expected_loss);
         EXPECT_EQ(engine.Evaluate(batch, nullptr), expected_loss);
         if (!streamed) continue;
-        EXPECT_EQ(store.weight_tier()->high_water_bytes(), store.stream_bytes());
+        EXPECT_LE(store.weight_tier()->high_water_bytes(), store.stream_bytes());
+        EXPECT_GT(store.weight_tier()->high_water_bytes(), store.stream_bytes() - 1024);
         EXPECT_EQ(engine.arena_high_water_bytes(), engine.largest().plan.device.peak_bytes);
         EXPECT_LT(store.BytesOf(Category::kWeights), resident_bytes / 2);
       }
