@@ -195,6 +195,9 @@ OptimizerOptions OptimizerOptionsOf(const Recipe& recipe) {
 EngineOptions EngineOptionsOf(const Recipe& recipe) {
   EngineOptions options;
   options.mlp_tile = recipe.memory().mlp_tile();
+  options.sequence_tile = recipe.memory().sequence_tile();
+  if (recipe.memory().idle_values() == recipe::Memory::IDLE_VALUES_HOST) options.idle_tier = Placement::kHost;
+  if (recipe.memory().idle_values() == recipe::Memory::IDLE_VALUES_DISK) options.idle_tier = Placement::kDisk;
   options.spill_folder = recipe.memory().spill_folder();
   options.loss.label_smoothing = static_cast<float>(recipe.loss().label_smoothing());
   options.loss.z_loss = static_cast<float>(recipe.loss().z_loss());

@@ -62,9 +62,9 @@ std::unique_ptr<PlannedTape> Engine::Record(int64_t tokens, Kind kind) const {
   auto planned = std::make_unique<PlannedTape>(store_);
   Tape* tape = &planned->tape;
   planned->inputs = RecordInputs(tape, tokens);
-  const std::vector<ValueId> hidden =
-      RecordDecoder(tape, *decoder_, planned->inputs,
-                    {.dropout = train, .sequence_tile = sequence_tile, .mlp_tile = options_.mlp_tile, .caches = {}});
+  const std::vector<ValueId> x =
+      RecordLayers(tape, *decoder_, planned->inputs,
+                   {.dropout = train, .sequence_tile = sequence_tile, .mlp_tile = options_.mlp_tile, .caches = {}});
   LinearCrossEntropyOptions loss = options_.loss;
   if (!train) {
     // Reported losses are plain cross-entropy.
@@ -76,14 +76,13 @@ std::unique_ptr<PlannedTape> Engine::Record(int64_t tokens, Kind kind) const {
   planned->losses.resize(tiles.size());
   // Last tile first, as the layers.
   for (size_t t = tiles.size(); t-- > 0;) {
+    planned->hidden = RecordFinalNorm(tape, *decoder_, x[t]);
     planned->losses[t] =
-        RecordLinearCrossEntropy(tape, hidden[t], head, planned->inputs.targets, tiles[t].begin, loss, train).loss;
+        RecordLinearCrossEntropy(tape, planned->hidden, head, planned->inputs.targets, tiles[t].begin, loss, train)
+            .loss;
   }
   std::vector<ValueId> pinned = planned->losses;
-  if (!train && (kind == Kind::kHidden || !tiled())) {
-    planned->hidden = hidden[0];
-    pinned.push_back(hidden[0]);
-  }
+  if (!train && (kind == Kind::kHidden || !tiled())) pinned.push_back(planned->hidden);
   const bool moves = options_.idle_tier != Placement::kActivation;
   if (train) Backward(tape, moves ? options_.activations.WithoutOffload() : options_.activations).Run();
   if (moves) MoveIdleValues(options_.activations, options_.idle_tier, pinned, tape);

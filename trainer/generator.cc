@@ -85,7 +85,8 @@ void Generator::RecordChunk(const Decoder& decoder, Store* store, int64_t tokens
   }
   chunk->tape = std::make_unique<Tape>(store);
   chunk->inputs = RecordInputs(chunk->tape.get(), tokens);
-  chunk->hidden = RecordDecoder(chunk->tape.get(), decoder, chunk->inputs, options).front();
+  chunk->hidden = RecordFinalNorm(chunk->tape.get(), decoder,
+                                  RecordLayers(chunk->tape.get(), decoder, chunk->inputs, options).front());
   FetchStreamedWeights(chunk->tape.get());
   chunk->plan = PlanTiers(*chunk->tape, {chunk->hidden});
 }

@@ -14,6 +14,6 @@ namespace thimble {
 // kDisk. Pinned values and small ones stay. Results do not change.
 void MoveIdleValues(const SavePlan& plan, Placement tier, const std::vector<ValueId>& pinned, Tape* tape);
 
-inline constexpr int64_t kIdleFactor = 24;
+inline constexpr int64_t kIdleFactor = 8;
 
 }  // namespace thimble

@@ -133,10 +133,10 @@ class LayerRecorder {
   }
 
   ValueId Mlp(ValueId h) {
-    constexpr int64_t kMostTiles = 16;
+    const int64_t most = tiles_.size() == 1 ? 16 : 4;
     const StoreId norm = weights_->post_attention_norm;
     const int64_t tokens = tape_->value(h).rows;
-    const int64_t tile = TileOf(tokens, mlp_tile_, kMostTiles);
+    const int64_t tile = TileOf(tokens, mlp_tile_, most);
     if (tile >= tokens) {
       const ValueId m = Norm(h, norm, "post_attention_norm");
       return RecordAdd(tape_, h, SwiGLUMlp(m), prefix_ + "out");
@@ -206,14 +206,14 @@ DecoderInputs RecordInputs(Tape* tape, int64_t tokens) {
 }
 
 std::vector<TokenTile> TokenTiles(int64_t tokens, int64_t sequence_tile) {
-  constexpr int64_t kMostTiles = 64;
+  constexpr int64_t kMostTiles = 16;
   const int64_t tile = TileOf(tokens, sequence_tile, kMostTiles);
   std::vector<TokenTile> tiles;
   for (int64_t begin = 0; begin < tokens; begin += tile) tiles.push_back({begin, std::min(tile, tokens - begin)});
   return tiles;
 }
 
-std::vector<ValueId> RecordDecoder(Tape* tape, const Decoder& decoder, const DecoderInputs& inputs,
+std::vector<ValueId> RecordLayers(Tape* tape, const Decoder& decoder, const DecoderInputs& inputs,
                                    const RecordOptions& options) {
   const DecoderConfig& c = decoder.config;
   RopeFrequencies rope =
@@ -233,10 +233,11 @@ std::vector<ValueId> RecordDecoder(Tape* tape, const Decoder& decoder, const Dec
     x = recorder.Record(x, i, cached ? tape->Persistent(caches[2 * i]) : kNoValue,
                         cached ? tape->Persistent(caches[2 * i + 1]) : kNoValue);
   }
-  for (size_t t = tiles.size(); t-- > 0;) {
-    x[t] = RecordRmsNorm(tape, x[t], tape->Persistent(decoder.final_norm), c.rms_norm_eps, "final_norm");
-  }
   return x;
+}
+
+ValueId RecordFinalNorm(Tape* tape, const Decoder& decoder, ValueId x) {
+  return RecordRmsNorm(tape, x, tape->Persistent(decoder.final_norm), decoder.config.rms_norm_eps, "final_norm");
 }
 
 }  // namespace thimble

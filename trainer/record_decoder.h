@@ -20,11 +20,11 @@ DecoderInputs RecordInputs(Tape* tape, int64_t tokens);
 struct RecordOptions {
   bool dropout = false;  // training: the adapter's dropout is active
   // Tokens of a tile of everything but attention, which runs one key/value head at a time: no value is as large as all
-  // tokens times the hidden width. A multiple of kMatMulInnerBlock, or more where that would be above 64 tiles; 0: all
+  // tokens times the hidden width. A multiple of kMatMulInnerBlock, or more where that would be above 16 tiles; 0: all
   // tokens at once. With frozen norms and biases gradients are the same bits; trained ones are sums over tiles.
   int64_t sequence_tile = 0;
-  // Tokens of a tile of the MLP, a multiple of kMatMulInnerBlock, or more where that would be above 16 tiles; 0: as the
-  // rest. Gradients are the same bits but for the sums over tokens of dropped-out inputs.
+  // Tokens of a tile of the MLP, a multiple of kMatMulInnerBlock, or more where that would be above 16 tiles, or above 4
+  // in each tile of the sequence; 0: as the rest. Gradients are the same bits but for the sums over tokens of dropped-out inputs.
   int64_t mlp_tile = 0;
   std::vector<StoreId> caches;  // generation: two store entries a layer, keys and values; else empty
 };
@@ -37,8 +37,10 @@ struct TokenTile {
 // The tiles of a sequence of this many tokens; one without sequence_tile.
 std::vector<TokenTile> TokenTiles(int64_t tokens, int64_t sequence_tile);
 
-// Final hidden states after the last norm, [rows, hidden] for each of TokenTiles().
-std::vector<ValueId> RecordDecoder(Tape* tape, const Decoder& decoder, const DecoderInputs& inputs,
-                                   const RecordOptions& options);
+// The last layer's result, [rows, hidden] for each of TokenTiles().
+std::vector<ValueId> RecordLayers(Tape* tape, const Decoder& decoder, const DecoderInputs& inputs,
+                                  const RecordOptions& options);
+// Final hidden states of a tile, of which the output layer makes logits.
+ValueId RecordFinalNorm(Tape* tape, const Decoder& decoder, ValueId x);
 
 }  // namespace thimble

@@ -78,7 +78,7 @@ void PlaceOnly(benchmark::State& state) {
   MakeModel(state, &model);
   const Engine engine(&model.decoder, &model.store, model.options);
   for (auto _ : state) {
-    benchmark::DoNotOptimize(PlanMemory(engine.largest().tape, {engine.largest().loss.loss}).peak_bytes);
+    benchmark::DoNotOptimize(PlanMemory(engine.largest().tape, engine.largest().losses).peak_bytes);
   }
 }
 

@@ -37,7 +37,8 @@ struct Recorded {
     EXPECT_TRUE(declared.ok()) << declared.status();
     decoder = std::move(*declared);
     const DecoderInputs inputs = RecordInputs(&tape, 8);
-    const ValueId hidden = RecordDecoder(&tape, decoder, inputs, {.dropout = true, .caches = {}}).front();
+    const ValueId hidden =
+        RecordFinalNorm(&tape, decoder, RecordLayers(&tape, decoder, inputs, {.dropout = true, .caches = {}}).front());
     RecordLinearCrossEntropy(&tape, hidden, tape.Persistent(decoder.head), inputs.targets, 0, {}, /*train=*/true);
     forward_steps = tape.steps().size();
     Backward(&tape, policy).Run();
