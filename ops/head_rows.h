@@ -16,6 +16,10 @@ class HeadRows {
     int64_t first = 0;
   };
 
+  // Of a head that is read through a reader, else 0.
+  static int64_t ValueBytes(const WeightView& head) {
+    return head.reader == nullptr ? 0 : BytesPerPlainValue(head.format);
+  }
   // Scratch for a head that is read through a reader, with tiles of `tile` rows: one tile in use, one under way.
   static int64_t BufferBytes(int64_t tile, int64_t cols, int64_t value_bytes) { return 2 * tile * cols * value_bytes; }
 

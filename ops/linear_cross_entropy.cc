@@ -299,11 +299,10 @@ HWY_NOINLINE void FinishRow(const Pass& pass, const ScratchLayout& scratch, int6
 
 void Run(const Pass& pass, const ScratchLayout& scratch, int64_t rows) {
   const int64_t dim = pass.h.cols, vocab = pass.head.rows, threads = NumThreads();
-  const bool needs_straight = pass.kind != Kind::kForward;
   HeadRows head(pass.head, scratch.vocab_tile, scratch.fetched);
   for (int64_t v = 0; v < vocab && rows > 0; v += scratch.vocab_tile) {
     const HeadTile tile = {v, std::min(scratch.vocab_tile, vocab - v), scratch.turned,
-                           needs_straight ? scratch.straight : nullptr};
+                           pass.kind == Kind::kForward ? nullptr : scratch.straight};
     PackHeadTile(head.At(v), tile, pass.bf16());
     if (pass.smoothing_apart()) AddHeadSum(tile, dim, scratch.head_sum);
     for (int64_t first = 0; first < rows; first += kSuperBlock) {
@@ -340,8 +339,7 @@ void Start(const Pass& pass, Scratch memory) {
   CHECK_EQ(pass.h.cols, pass.head.cols);
   CHECK_EQ(pass.targets.size, pass.h.rows);
   ScratchCarver carver(memory);
-  const ScratchLayout scratch(carver, pass.h.rows, pass.h.cols,
-                              pass.head.reader == nullptr ? 0 : BytesPerPlainValue(pass.head.format));
+  const ScratchLayout scratch(carver, pass.h.rows, pass.h.cols, HeadRows::ValueBytes(pass.head));
   int64_t rows = 0;
   for (int64_t t = 0; t < pass.h.rows; ++t) {
     const bool has_target = pass.targets[t] != pass.options.ignore_index;
@@ -368,7 +366,6 @@ void Start(const Pass& pass, Scratch memory) {
 }
 
 }  // namespace
-
 int64_t LinearCrossEntropyScratchBytes(int64_t tokens, int64_t hidden_dim, const LinearCrossEntropyOptions&,
                                        int64_t fetched_value_bytes) {
   ScratchCarver carver;

@@ -10,7 +10,7 @@ namespace thimble {
 namespace {
 
 struct Candidate {
-  SavePlan plan;
+  EngineOptions options;
   int64_t device_bytes = 0;
   double seconds = 0;
   bool fits = false;
@@ -30,11 +30,12 @@ class PlanSearch {
         layers_(decoder.config.num_layers) {}
 
   ChosenSavePlan Run() {
-    const Candidate keep = Try(SavePolicy::kKeep);
+    const Candidate keep = Try(SavePlan(SavePolicy::kKeep));
     ChosenSavePlan chosen;
     chosen.keep_step_seconds = keep.seconds;
     if (!keep.fits) TryOthers(keep);
-    chosen.plan = best_.plan;
+    if (!best_.fits && MayTile()) TryTiles();
+    chosen.options = best_.options;
     chosen.fits = best_.fits;
     chosen.step_seconds = best_.seconds;
     return chosen;
@@ -45,7 +46,7 @@ class PlanSearch {
     std::vector<Candidate> uniform = {keep};
     for (const PolicyCandidate& policy : PolicyCandidates(options_)) {
       const SavePlan& plan = policy.options.activations;
-      if (plan == keep.plan || !Allowed(plan)) continue;
+      if (policy.name == NameOf(SaveAction::kKeep) || !Allowed(plan)) continue;
       uniform.push_back(Try(plan));
     }
     for (const Candidate& slow : uniform) {
@@ -57,6 +58,34 @@ class PlanSearch {
       if (span > layers_) break;
       for (const SaveAction kept : {SaveAction::kKeep, SaveAction::kOffloadHost, SaveAction::kOffloadDisk}) {
         if (Allowed(SavePlan(LayerSavePlan{SaveAction::kRecompute, kept}))) Try(Spans(span, kept));
+      }
+    }
+  }
+
+  // Tiles cut the sums over tokens of trained norms, and DoRA passes over the weights for each.
+  bool MayTile() const {
+    return options_.sequence_tile == 0 && options_.idle_tier == Placement::kActivation && !decoder_.train_weights &&
+           !decoder_.adapter.dora && (budgets_.host > 0 || budgets_.disk > 0);
+  }
+
+  // Slower ones that take less later: the first that fits is the fastest.
+  void TryTiles() {
+    constexpr int64_t kTile = 1024;
+    for (const int64_t span : {1, 2, 4, 8}) {
+      if (span > layers_) return;
+      for (const SaveAction kept : {SaveAction::kOffloadHost, SaveAction::kOffloadDisk}) {
+        const SavePlan plan = span == 1 ? SavePlan(LayerSavePlan{SaveAction::kRecompute, kept}) : Spans(span, kept);
+        if (!Allowed(plan)) continue;
+        for (const Placement idle : {Placement::kHost, Placement::kDisk}) {
+          if ((idle == Placement::kHost ? budgets_.host : budgets_.disk) == 0) continue;
+          EngineOptions options = options_;
+          options.sequence_tile = kTile;
+          if (options.mlp_tile == 0) options.mlp_tile = kTile;
+          options.idle_tier = idle;
+          options.activations = plan;
+          options.activations.SetCompression(options_.activations.compression());
+          if (Try(options).fits) return;
+        }
       }
     }
   }
@@ -80,8 +109,10 @@ class PlanSearch {
     int64_t above = layers_;
     while (above - fitting > 1) {
       const int64_t count = fitting + (above - fitting) / 2;
-      SavePlan plan = slow.plan;
-      for (int64_t layer = layers_ - count; layer < layers_; ++layer) plan.SetLayer(layer, fast.plan.layer(layer));
+      SavePlan plan = slow.options.activations;
+      for (int64_t layer = layers_ - count; layer < layers_; ++layer) {
+        plan.SetLayer(layer, fast.options.activations.layer(layer));
+      }
       (Try(plan).fits ? fitting : above) = count;
     }
   }
@@ -89,12 +120,17 @@ class PlanSearch {
   Candidate Try(const SavePlan& plan) {
     EngineOptions options = options_;
     options.activations = plan;
+    options.activations.SetCompression(options_.activations.compression());
+    return Try(options);
+  }
+
+  Candidate Try(const EngineOptions& options) {
     const Engine engine(&decoder_, store_, options);
     const auto within = [](int64_t budget, int64_t bytes) { return budget == 0 || bytes <= budget; };
     const int64_t on_host = store_->streams_from_host() ? store_->stream_bytes() : 0;
     const int64_t on_disk = store_->stream_bytes() - on_host;
     Candidate candidate;
-    candidate.plan = plan;
+    candidate.options = options;
     candidate.device_bytes = besides_bytes_ + engine.arena_bytes();
     candidate.seconds = PredictStep(decoder_, engine, recipe_, rates_).seconds;
     candidate.fits = within(budgets_.device, candidate.device_bytes) &&

@@ -12,15 +12,17 @@
 namespace thimble {
 
 struct ChosenSavePlan {
-  SavePlan plan;
+  EngineOptions options;         // as given, with the plan and, where nothing else fits, tiles and idle values
   bool fits = false;             // false: nothing fits, and this takes the fewest device bytes
   double step_seconds = 0;       // predicted
   double keep_step_seconds = 0;  // of keeping everything: no plan is faster
 };
 
 // Tries every policy for all layers, every pair of policies with as many of the last layers as fit under the faster
-// one, and saving the results of every second, fourth or eighth layer only; each candidate is planned for real. The
-// host and disk tiers are used only where they have a budget. `besides_bytes`: of the device tier beside the arena.
+// one, and saving the results of every second, fourth or eighth layer only; where none of these fits and the base is
+// frozen, the same in tiles of the sequence with idle values in host memory or the spill file. Each candidate is
+// planned for real. The host and disk tiers are used only where they have a budget. `besides_bytes`: of the device tier
+// beside the arena.
 ChosenSavePlan ChooseSavePlan(const recipe::Recipe& recipe, const Decoder& decoder, Store* store,
                               const EngineOptions& options, const TierBudgets& budgets, int64_t besides_bytes,
                               const MachineRates& rates);

@@ -40,16 +40,21 @@ std::vector<PolicyCandidate> PolicyCandidates(const EngineOptions& options) {
     }
     candidate.options = options;
     candidate.options.activations = SavePlan(LayerSavePlan{inner, boundary});
+    candidate.options.activations.SetCompression(options.activations.compression());
   }
   return candidates;
 }
 
-int64_t LargestThatFits(int64_t low, int64_t high, int64_t budget, const std::function<int64_t(int64_t)>& bytes) {
+int64_t LargestThatFits(int64_t low, int64_t high, int64_t budget, const std::function<int64_t(int64_t)>& bytes,
+                        double tolerance) {
   int64_t low_bytes = bytes(low);
   if (low_bytes > budget) return 0;
   int64_t high_bytes = bytes(high);
   if (high_bytes <= budget) return high;
-  for (int round = 0; high - low > 1; ++round) {
+  const auto done = [&] {
+    return high - low <= std::max<int64_t>(1, static_cast<int64_t>(tolerance * static_cast<double>(low)));
+  };
+  for (int round = 0; !done(); ++round) {
     double share = static_cast<double>(budget - low_bytes) / static_cast<double>(high_bytes - low_bytes);
     if (round % 3 == 2) share = 0.5;  // so that a bent line takes no longer than plain bisection thrice
     const int64_t guess = low + static_cast<int64_t>(share * static_cast<double>(high - low));
@@ -68,7 +73,8 @@ int64_t LargestThatFits(int64_t low, int64_t high, int64_t budget, const std::fu
 
 int64_t LongestSequence(const Decoder& decoder, Store* store, const EngineOptions& options, const RunPlan& plan,
                         int64_t micro_batch_size) {
-  return LargestThatFits(kShortest, kLongest, plan.budget_bytes, [&](int64_t seq_len) {
+  const double tolerance = options.sequence_tile > 0 ? 0.01 : 0;
+  const auto bytes = [&](int64_t seq_len) {
     EngineOptions longer = options;
     longer.max_tokens = seq_len * micro_batch_size;
     const Engine engine(&decoder, store, longer);
@@ -83,16 +89,26 @@ int64_t LongestSequence(const Decoder& decoder, Store* store, const EngineOption
     const int64_t disk = engine.tier_bytes(Placement::kDisk) + (store->streams_from_host() ? 0 : streamed);
     return std::max({plan.planned_bytes - plan.arena_bytes + engine.arena_bytes(), scaled(plan.host, host),
                      scaled(plan.disk, disk)});
-  });
+  };
+  return LargestThatFits(kShortest, kLongest, plan.budget_bytes, bytes, tolerance);
 }
 
 std::vector<PolicyPlan> PlanPolicies(const PlannedRun& run, const MachineRates& rates) {
   std::vector<PolicyPlan> plans;
   ModelSession& model = *run.model;
-  for (const PolicyCandidate& candidate : PolicyCandidates(run.engine_options)) {
+  EngineOptions whole = run.engine_options;
+  whole.sequence_tile = 0;
+  whole.idle_tier = Placement::kActivation;
+  const bool whole_too =
+      run.engine_options.sequence_tile == 0 && run.engine_options.idle_tier == Placement::kActivation;
+  std::vector<PolicyCandidate> candidates = PolicyCandidates(whole);
+  if (!whole_too) candidates.push_back({"in tiles", {}, run.engine_options});
+  for (const PolicyCandidate& candidate : candidates) {
     PolicyPlan plan;
     plan.name = candidate.name;
-    plan.chosen = candidate.options.activations == run.engine_options.activations;
+    plan.chosen = candidate.options.activations == run.engine_options.activations &&
+                  candidate.options.sequence_tile == run.engine_options.sequence_tile &&
+                  candidate.options.idle_tier == run.engine_options.idle_tier;
     const Engine engine(&model.decoder, &model.store, candidate.options);
     const int64_t besides_arena = run.plan.planned_bytes - run.plan.arena_bytes;
     plan.planned_bytes = besides_arena + engine.arena_bytes();

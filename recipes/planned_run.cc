@@ -40,6 +40,15 @@ absl::StatusOr<EngineOptions> OptionsOf(const Recipe& recipe, const Decoder& dec
   return options;
 }
 
+// What the plan says of activations, beside the policy: "; tiles of 1024 tokens; idle values in host memory".
+std::string TilesText(const EngineOptions& options) {
+  std::string text;
+  if (options.sequence_tile > 0) absl::StrAppend(&text, "; tiles of ", options.sequence_tile, " tokens");
+  if (options.idle_tier == Placement::kHost) absl::StrAppend(&text, "; idle values in host memory");
+  if (options.idle_tier == Placement::kDisk) absl::StrAppend(&text, "; idle values in the spill file");
+  return text;
+}
+
 // Declares what sample prompts take and plans everything.
 RunPlan PlanOf(const Recipe& recipe, const Decoder& decoder, int64_t sample_context, EngineOptions* options,
                Store* store, std::unique_ptr<Engine>* engine) {
@@ -56,13 +65,13 @@ RunPlan PlanOf(const Recipe& recipe, const Decoder& decoder, int64_t sample_cont
     const ChosenSavePlan choice =
         ChooseSavePlan(recipe, decoder, store, *options, budgets, store->ResidentBytes() + workspace,
                        LoadOrMeasureRates(MachineRatesPath()));
-    options->activations = choice.plan;
+    *options = choice.options;
     chosen = absl::StrFormat(" (auto: %.0f%% of the predicted time of keep)",
                              100 * choice.step_seconds / std::max(choice.keep_step_seconds, 1e-9));
   }
   *engine = std::make_unique<Engine>(&decoder, store, *options);
   RunPlan plan = MakeRunPlan(*store, **engine, budgets, workspace, ResidentBytes());
-  plan.activations = options->activations.Text(decoder.config.num_layers) + chosen;
+  plan.activations = options->activations.Text(decoder.config.num_layers) + TilesText(*options) + chosen;
   plan.process_bytes = std::max(plan.process_bytes, PeakResidentBytes());
   return plan;
 }

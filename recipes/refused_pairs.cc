@@ -125,6 +125,11 @@ constexpr RefusedPair kRefusedPairs[] = {
      }},
     {"memory.mlp_tile", "memory.activations", "a tile must be a multiple of 256 tokens",
      [](const Recipe& r) { return r.memory().mlp_tile() % 256 != 0; }},
+    {"memory.embeddings", "memory.weights", "both stream from one tier: give the same, or device for one of them",
+     [](const Recipe& r) {
+       return r.memory().has_embeddings() && r.memory().embeddings() != Memory::WEIGHTS_DEVICE &&
+              r.memory().weights() != Memory::WEIGHTS_DEVICE && r.memory().embeddings() != r.memory().weights();
+     }},
     {"memory.sequence_tile", "memory.activations", "a tile must be a multiple of 256 tokens",
      [](const Recipe& r) { return r.memory().sequence_tile() % 256 != 0; }},
     {"memory.sequence_tile", "adapter.type",

@@ -79,6 +79,8 @@ absl::Status AddException(const std::string& entry, int64_t num_layers, SavePlan
 absl::StatusOr<SavePlan> SavePlanOf(const Memory& memory, int64_t num_layers) {
   const LayerSavePlan all = AllLayersOf(memory);
   SavePlan plan(all);
+  if (memory.compress() == Memory::COMPRESS_BF16) plan.SetCompression(Compression::kBF16);
+  if (memory.compress() == Memory::COMPRESS_INT8) plan.SetCompression(Compression::kInt8);
   const int64_t span = memory.boundary_span();
   for (int64_t i = 0; span > 1 && i < num_layers; ++i) {
     if ((i + 1) % span != 0) plan.SetLayer(i, {all.inner, SaveAction::kRecompute});

@@ -119,9 +119,12 @@ absl::StatusOr<Decoder> DeclareWeights(const ModelSession& model, const Recipe& 
   }
   ASSIGN_OR_RETURN(Decoder decoder, DeclareDecoder(model.config, AdapterOptionsOf(recipe), train_all, compute, storage,
                                                    store, TrainsEmbeddings(recipe)));
-  if (recipe.memory().weights() != recipe::Memory::WEIGHTS_DEVICE) {
-    StreamWeights(decoder, store);
-    if (recipe.memory().weights() == recipe::Memory::WEIGHTS_HOST) store->StreamFromHost();
+  const recipe::Memory& memory = recipe.memory();
+  const recipe::Memory::Weights embeddings = memory.has_embeddings() ? memory.embeddings() : memory.weights();
+  if (memory.weights() != recipe::Memory::WEIGHTS_DEVICE) StreamLinearLayers(decoder, store);
+  if (embeddings != recipe::Memory::WEIGHTS_DEVICE) StreamEmbeddings(decoder, store);
+  if (memory.weights() == recipe::Memory::WEIGHTS_HOST || embeddings == recipe::Memory::WEIGHTS_HOST) {
+    store->StreamFromHost();
   }
   return decoder;
 }

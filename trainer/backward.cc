@@ -7,12 +7,17 @@
 #include "ops/elementwise.h"
 
 namespace thimble {
+namespace {
+
+Placement TierOf(SaveAction action) { return action == SaveAction::kOffloadHost ? Placement::kHost : Placement::kDisk; }
+
+}  // namespace
 
 void Backward::Run() {
   const int32_t count = static_cast<int32_t>(tape_.steps().size());
   gradients_.assign(tape_.values().size(), kNoValue);
   copies_.assign(tape_.values().size(), kNoValue);
-  slots_.assign(tape_.values().size(), kNoValue);
+  compressed_.assign(tape_.values().size(), kNoValue);
   for (const Step& step : tape_.steps()) {
     for (ValueId id : step.outputs) {
       if (!tape_.value(id).boundary) continue;
@@ -30,6 +35,7 @@ void Backward::Run() {
     step.backward(*this, step);
   }
   tape_.SetLayer(-1);
+  PlaceCompressions();
   PlaceTransfers(puts_, &tape_);
 }
 
@@ -37,14 +43,58 @@ ValueId Backward::Saved(ValueId id) {
   const Value& value = tape_.value(id);
   if (value.placement != Placement::kActivation) return id;
   const SaveAction action = plan_.ActionOf(value);
-  if (action == SaveAction::kKeep) return id;
+  const bool compressed = action != SaveAction::kRecompute && plan_.CompressionOf(value) != Compression::kNone;
+  if (action == SaveAction::kKeep && !compressed) return id;
   if (copies_[id] != kNoValue) return copies_[id];
+  if (compressed) return Decompressed(id, action);
   if (action == SaveAction::kRecompute && value.boundary) {
     RecomputeBoundaries(value.layer);
     return copies_[id];
   }
   if (action == SaveAction::kRecompute) return Recompute(id);
-  return Load(id, action == SaveAction::kOffloadHost ? Placement::kHost : Placement::kDisk);
+  const ValueId copy = Load(id, TierOf(action));
+  Remember(id, copy);
+  return copy;
+}
+
+// Read from the value's compressed form, which waits in its place.
+ValueId Backward::Decompressed(ValueId id, SaveAction action) {
+  const Value old = tape_.value(id);
+  const Compression compression = plan_.CompressionOf(old);
+  if (compressed_[id] == kNoValue) {
+    compressed_[id] = tape_.Compressed(id, CompressedWords(compression, old.cols));
+  }
+  const ValueId packed = action == SaveAction::kKeep ? compressed_[id] : Load(compressed_[id], TierOf(action));
+  const ValueId fresh = tape_.Activation(absl::StrCat(old.name, "'"), old.rows, old.cols);
+  Remember(id, fresh);
+  Step step;
+  step.op = "decompress";
+  step.inputs = {packed};
+  step.outputs = {fresh};
+  step.run = [compression](const StepContext& c) { Decompress(compression, c.In(0), c.Out(0)); };
+  tape_.Append(std::move(step));
+  return fresh;
+}
+
+// A step behind the producer of every value that was asked for in its compressed form.
+void Backward::PlaceCompressions() {
+  std::vector<Step> steps;
+  for (const Step& step : tape_.steps()) {
+    steps.push_back(step);
+    for (ValueId id : step.outputs) {
+      if (static_cast<size_t>(id) >= compressed_.size() || compressed_[id] == kNoValue) continue;
+      Step compress;
+      compress.op = "compress";
+      compress.inputs = {id};
+      compress.outputs = {compressed_[id]};
+      compress.layer = step.layer;
+      compress.run = [compression = plan_.CompressionOf(tape_.value(id))](const StepContext& c) {
+        Compress(compression, c.In(0), c.Out(0));
+      };
+      steps.push_back(std::move(compress));
+    }
+  }
+  if (steps.size() > tape_.steps().size()) tape_.ReplaceSteps(std::move(steps));
 }
 
 void Backward::Remember(ValueId value, ValueId copy) {
@@ -90,13 +140,13 @@ void Backward::RecomputeBoundaries(int32_t layer) {
 }
 
 ValueId Backward::Load(ValueId id, Placement tier) {
+  slots_.resize(tape_.values().size(), kNoValue);
   if (slots_[id] == kNoValue) {
     slots_[id] = tape_.Slot(id, tier);
     puts_.push_back({id, slots_[id]});
   }
   const Value old = tape_.value(id);
   const ValueId fresh = tape_.Activation(absl::StrCat(old.name, "'"), old.rows, old.cols);
-  Remember(id, fresh);
   Step get;
   get.op = "get";
   get.transfer = TransferKind::kGet;

@@ -39,13 +39,16 @@ class Backward {
   ValueId Recompute(ValueId value);
   void RecomputeBoundaries(int32_t layer);
   ValueId Load(ValueId value, Placement tier);
+  ValueId Decompressed(ValueId value, SaveAction action);
+  void PlaceCompressions();
   void Remember(ValueId value, ValueId copy);
 
   Tape& tape_;
   SavePlan plan_;
   std::vector<ValueId> gradients_;                // by forward value
   std::vector<ValueId> copies_;                   // by forward value: recomputed or loaded
-  std::vector<ValueId> slots_;                    // by forward value
+  std::vector<ValueId> slots_;                    // by value
+  std::vector<ValueId> compressed_;               // by forward value
   std::vector<ValueId> remembered_;               // forward values in the order in which they got copies
   std::vector<std::vector<ValueId>> boundaries_;  // of each layer, in the order of their producers
   std::vector<PendingPut> puts_;

@@ -151,12 +151,15 @@ absl::StatusOr<Decoder> DeclareDecoder(const DecoderConfig& config, const Adapte
   return decoder;
 }
 
-void StreamWeights(const Decoder& decoder, Store* store) {
+void StreamLinearLayers(const Decoder& decoder, Store* store) {
   for (const LayerWeights& layer : decoder.layers) {
     for (const LinearWeights* linear : layer.Linears()) {
       if (!store->entry(linear->weight).trainable) store->Stream(linear->weight);
     }
   }
+}
+
+void StreamEmbeddings(const Decoder& decoder, Store* store) {
   for (StoreId table : {decoder.embedding, decoder.head}) {
     const StoreEntry& entry = store->entry(table);
     const bool plain = BytesPerPlainValue(entry.view.format) > 0;

@@ -84,9 +84,10 @@ absl::StatusOr<Decoder> DeclareDecoder(const DecoderConfig& config, const Adapte
                                        Compute compute, const StorageOf& storage, Store* store,
                                        bool train_embeddings = true);
 
-// Lets the frozen matrices lie in the store's weight tier instead of memory: linear layers are fetched, embedding and
-// output layer read by rows.
-void StreamWeights(const Decoder& decoder, Store* store);
+// Let frozen matrices lie in the store's weight tier instead of memory: linear layers are fetched, embedding and output
+// layer (those of plain formats) read by rows.
+void StreamLinearLayers(const Decoder& decoder, Store* store);
+void StreamEmbeddings(const Decoder& decoder, Store* store);
 
 // Fills adapters of an allocated store: A uniform in +-1/sqrt(in), B zero, DoRA magnitudes the weights' row norms.
 // Unavailable when a streamed weight cannot be read.

@@ -187,7 +187,8 @@ absl::StatusOr<ExportQuality> CompareWithExport(Engine* trained, const std::stri
                    DeclareDecoder(config, AdapterOptions(), /*train_weights=*/false, trained->decoder().compute,
                                   StorageFor(*exported, as_stored), &store));
   // The second model streams from disk: the check must not need the memory of two.
-  StreamWeights(decoder, &store);
+  StreamLinearLayers(decoder, &store);
+  StreamEmbeddings(decoder, &store);
   ASSIGN_OR_RETURN(std::unique_ptr<Tier> tier, MakeDiskTier(spill_folder, store.stream_bytes()));
   store.SetWeightTier(std::move(tier));
   store.Allocate();

@@ -21,8 +21,7 @@ std::string CacheName(const char* kind, int64_t layer) { return absl::StrCat("ca
 
 int64_t FetchedHeadBytes(const Decoder& decoder, const Store& store) {
   const StoreEntry& head = store.entry(decoder.head);
-  if (head.view.reader == nullptr) return 0;
-  return HeadRows::BufferBytes(kHeadTile, head.cols, BytesPerPlainValue(head.view.format));
+  return HeadRows::BufferBytes(kHeadTile, head.cols, HeadRows::ValueBytes(head.view));
 }
 
 }  // namespace

@@ -69,6 +69,11 @@ bool SavePlan::UsesTier(SaveAction action) const {
   return uses(all_) || std::any_of(layers_.begin(), layers_.end(), uses);
 }
 
+Compression SavePlan::CompressionOf(const Value& value) const {
+  const bool whole = value.layer < 0 || value.statistic || value.bytes() < kSmallestTransferBytes;
+  return whole ? Compression::kNone : compression_;
+}
+
 SavePlan SavePlan::WithoutOffload() const {
   SavePlan plan = *this;
   const auto keep = [](SaveAction* action) {
@@ -84,6 +89,13 @@ SavePlan SavePlan::WithoutOffload() const {
 }
 
 std::string SavePlan::Text(int64_t num_layers) const {
+  std::string text = LayersText(num_layers);
+  if (compression_ == Compression::kBF16) absl::StrAppend(&text, ", in bf16");
+  if (compression_ == Compression::kInt8) absl::StrAppend(&text, ", in int8");
+  return text;
+}
+
+std::string SavePlan::LayersText(int64_t num_layers) const {
   std::string text;
   for (int64_t first = 0; first < num_layers;) {
     int64_t last = first;

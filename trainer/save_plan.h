@@ -1,4 +1,5 @@
-// What becomes of the values that backward needs, layer by layer. None of the choices changes a bit of the gradients.
+// What becomes of the values that backward needs, layer by layer. None of the choices but compression changes a bit of
+// the gradients.
 #pragma once
 
 #include <cstdint>
@@ -7,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "ops/compress.h"
 #include "trainer/tape.h"
 
 namespace thimble {
@@ -45,14 +47,22 @@ class SavePlan {
   // Values outside of layers and values that are not worth a transfer are kept.
   SaveAction ActionOf(const Value& value) const;
   bool UsesTier(SaveAction action) const;
+  // In which form saved values of layers wait. What is computed again starts from the decompressed ones.
+  void SetCompression(Compression compression) { compression_ = compression; }
+  Compression compression() const { return compression_; }
+  Compression CompressionOf(const Value& value) const;
   // Offloaded values are kept instead: for tapes whose idle values move by themselves (idle_values.h).
   SavePlan WithoutOffload() const;
   bool operator==(const SavePlan& other) const = default;
-  // "recompute", or "0-3 keep; 4-31 recompute/offload_host": inner, then boundary where it differs from keep.
+  // "recompute", or "0-3 keep; 4-31 recompute/offload_host": inner, then boundary where it differs from keep; ", in
+  // bf16" behind it with compression.
   std::string Text(int64_t num_layers) const;
 
  private:
+  std::string LayersText(int64_t num_layers) const;
+
   LayerSavePlan all_;
+  Compression compression_ = Compression::kNone;
   std::vector<LayerSavePlan> layers_;  // those set one by one; shorter than the model where the rest is as all_
 };
 

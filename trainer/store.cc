@@ -97,14 +97,16 @@ void Store::MakeTrainable(StoreId id, bool decay) {
 void Store::Stream(StoreId id) {
   StoreEntry& entry = entries_[id];
   CHECK(!entry.trainable && entry.view.data == nullptr) << entry.name;
-  entry.slot = stream_bytes_;
-  stream_bytes_ += PackedBytesBound(entry.bytes);
+  entry.slot = Aligned(stream_bytes_);
+  stream_bytes_ = entry.slot + PackedBytesBound(entry.bytes);
 }
 
 void Store::StreamRows(StoreId id) {
   CHECK_GT(BytesPerPlainValue(entries_[id].view.format), 0) << entries_[id].name;
-  Stream(id);
   StoreEntry& entry = entries_[id];
+  CHECK(!entry.trainable && entry.view.data == nullptr) << entry.name;
+  entry.slot = Aligned(stream_bytes_);
+  stream_bytes_ = entry.slot + entry.bytes;
   entry.reader = std::make_shared<StreamedRows>(this, entry.slot);
   entry.view.reader = entry.reader.get();
 }

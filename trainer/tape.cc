@@ -57,6 +57,17 @@ ValueId Tape::Slot(ValueId of, Placement tier) {
   return static_cast<ValueId>(values_.size()) - 1;
 }
 
+ValueId Tape::Compressed(ValueId of, int64_t words) {
+  Value value;
+  value.name = absl::StrCat(values_[of].name, ":");
+  value.rows = values_[of].rows;
+  value.cols = words;
+  value.layer = values_[of].layer;
+  value.boundary = values_[of].boundary;
+  values_.push_back(std::move(value));
+  return static_cast<ValueId>(values_.size()) - 1;
+}
+
 ValueId Tape::FetchedWeight(StoreId id) {
   const StoreEntry& entry = store_->entry(id);
   const ValueId fetched = Activation(absl::StrCat(entry.name, "~"), entry.rows, entry.cols);

@@ -48,6 +48,7 @@ struct Value {
   StoreId store = -1;           // of kStore values and fetched copies of them
   int32_t layer = -1;           // decoder layer that computes it, -1 outside of layers
   bool boundary = false;        // the residual stream between layers: what "recompute" keeps
+  bool statistic = false;       // of rows: never compressed
   bool needs_gradient = false;  // a trainable parameter, or computed from one
   int32_t producer = -1;        // index of the step that writes it, -1 for inputs and store values
   int64_t packed_bytes = 0;     // of a fetched copy of the weight `store`: its packed form
@@ -80,6 +81,8 @@ class Tape {
   ValueId Activation(std::string name, int64_t rows, int64_t cols);
   // A slot of another tier for a value of this one's size.
   ValueId Slot(ValueId of, Placement tier);
+  // The compressed form of an activation; `words` a row.
+  ValueId Compressed(ValueId of, int64_t words);
   // Where a streamed weight's bytes are fetched to.
   ValueId FetchedWeight(StoreId id);
   // Appends a step; its outputs need a gradient when an input does and the step has a backward.
@@ -93,6 +96,7 @@ class Tape {
 
   // Marks a value as one of those that stay between layers.
   void MarkBoundary(ValueId id) { values_[id].boundary = true; }
+  void MarkStatistic(ValueId id) { values_[id].statistic = true; }
 
   const Value& value(ValueId id) const { return values_[id]; }
   const std::vector<Value>& values() const { return values_; }

@@ -117,6 +117,7 @@ ValueId RecordRmsNorm(Tape* tape, ValueId x, ValueId w, float eps, const std::st
   const int64_t dim = tape->value(w).cols;
   const ValueId y = tape->Activation(name, rows, cols);
   const ValueId rstd = tape->Activation(absl::StrCat(name, ".rstd"), rows, cols / dim);
+  tape->MarkStatistic(rstd);
   Step step;
   step.op = "rms_norm";
   step.inputs = {x, w};

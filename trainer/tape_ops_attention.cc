@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "ops/check.h"
+#include "ops/head_rows.h"
 #include "trainer/backward.h"
 #include "trainer/tape_ops.h"
 
@@ -14,6 +15,7 @@ ValueId RecordAttention(Tape* tape, ValueId q, ValueId k, ValueId v, ValueId sta
   const int64_t tokens = tape->value(q).rows;
   const ValueId out = tape->Activation(name, tokens, tape->value(q).cols);
   const ValueId lse = tape->Activation(absl::StrCat(name, ".lse"), tokens, shape.num_heads);
+  tape->MarkStatistic(lse);
   Step step;
   step.op = "attention";
   step.inputs = {q, k, v, starts};
@@ -78,8 +80,7 @@ LossValues RecordLinearCrossEntropy(Tape* tape, ValueId hidden, ValueId head, Va
   Step step;
   step.inputs = {hidden, head, targets};
   step.outputs = {values.loss, values.lse};
-  const WeightView& view = tape->store().entry(tape->value(head).store).view;
-  const int64_t fetched = view.reader == nullptr ? 0 : BytesPerPlainValue(view.format);
+  const int64_t fetched = HeadRows::ValueBytes(tape->store().entry(tape->value(head).store).view);
   step.scratch_bytes = LinearCrossEntropyScratchBytes(tokens, dim, options, fetched);
   if (train && frozen && tape->value(hidden).needs_gradient) {
     // One pass: the gradient of the hidden states is ready with the loss.

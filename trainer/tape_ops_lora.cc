@@ -79,6 +79,7 @@ ValueId RecordLora(Tape* tape, ValueId y, ValueId x, ValueId w, const LoraSpec& 
 // n_o = ||W_o + scale (BA)_o||, a constant in backward.
 ValueId RecordDoraNorm(Tape* tape, ValueId w, const LoraSpec& lora, const std::string& name) {
   const ValueId norm = tape->Activation(absl::StrCat(name, ".norm"), 1, tape->value(w).rows);
+  tape->MarkStatistic(norm);
   Step step;
   step.op = "dora_norm";
   step.inputs = {w, lora.a, lora.b};

@@ -14,17 +14,17 @@ struct Outcome {
   int64_t host_bytes = 0;
 };
 
-Outcome Choose(const TierBudgets& budgets) {
+Outcome Choose(const TierBudgets& budgets, int64_t tokens = 512) {
   DecoderConfig config = TinyConfig();
   config.num_layers = 8;
   config.windows.assign(8, 0);
   TinyModel model(config, TinyAdapter());
   EngineOptions options;
-  options.max_tokens = 512;
+  options.max_tokens = tokens;
   recipe::Recipe recipe;
   Outcome outcome;
   outcome.chosen = ChooseSavePlan(recipe, model.decoder(), &model.store(), options, budgets, 1000, kRates);
-  options.activations = outcome.chosen.plan;
+  options = outcome.chosen.options;
   const Engine engine(&model.decoder(), &model.store(), options);
   outcome.arena_bytes = engine.arena_bytes();
   outcome.host_bytes = engine.tier_bytes(Placement::kHost);
@@ -34,7 +34,7 @@ Outcome Choose(const TierBudgets& budgets) {
 TEST(ChooseSavePlanTest, KeepsEverythingWhereItFits) {
   const Outcome free = Choose({});
   EXPECT_TRUE(free.chosen.fits);
-  EXPECT_EQ(free.chosen.plan, SavePlan(SavePolicy::kKeep));
+  EXPECT_EQ(free.chosen.options.activations, SavePlan(SavePolicy::kKeep));
   EXPECT_EQ(free.chosen.step_seconds, free.chosen.keep_step_seconds);
 }
 
@@ -52,7 +52,7 @@ TEST(ChooseSavePlanTest, LessMemoryNeverIsFasterAndAlwaysIsKept) {
     before = outcome.chosen.step_seconds;
   }
   // At the half, some layers keep what others compute again.
-  const SavePlan half = Choose({keep / 2, 0, 0}).chosen.plan;
+  const SavePlan half = Choose({keep / 2, 0, 0}).chosen.options.activations;
   EXPECT_EQ(half.layer(7).inner, SaveAction::kKeep);
   EXPECT_EQ(half.layer(0).inner, SaveAction::kRecompute);
 }
@@ -71,6 +71,19 @@ TEST(ChooseSavePlanTest, NothingFitsGivesTheSmallest) {
   const Outcome outcome = Choose({1000, 0, 0});
   EXPECT_FALSE(outcome.chosen.fits);
   EXPECT_LE(outcome.arena_bytes, Choose({}).arena_bytes / 2);
+}
+
+TEST(ChooseSavePlanTest, TilesWhereNothingElseFits) {
+  constexpr int64_t kMany = 8192;
+  const Outcome smallest = Choose({1000, 0, 0}, kMany);
+  EXPECT_EQ(smallest.chosen.options.sequence_tile, 0) << "idle values would have nowhere to go";
+  const Outcome least = Choose({1000, int64_t{1} << 40, 0}, kMany);
+  EXPECT_LT(least.arena_bytes, smallest.arena_bytes / 2);
+  const Outcome tiled = Choose({least.arena_bytes * 11 / 10 + 1000, int64_t{1} << 40, 0}, kMany);
+  EXPECT_TRUE(tiled.chosen.fits);
+  EXPECT_GT(tiled.chosen.options.sequence_tile, 0);
+  EXPECT_EQ(tiled.chosen.options.idle_tier, Placement::kHost);
+  EXPECT_GT(tiled.host_bytes, 0);
 }
 
 }  // namespace

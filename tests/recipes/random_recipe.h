@@ -94,6 +94,10 @@ inline nlohmann::json RandomMemory(Dice* dice, int64_t layers, bool dora) {
   const std::vector<const char*> actions = {"keep", "recompute", "offload_host", "offload_disk"};
   nlohmann::json memory = {{"weights", dice->Word({"device", "device", "host", "disk"})}};
   if (!dora && dice->OneIn(3)) memory["mlp_tile"] = 256;
+  if (!dora && dice->OneIn(3)) memory["sequence_tile"] = 256;
+  if (dice->OneIn(4)) memory["idle_values"] = dice->Word({"host", "disk"});
+  if (dice->OneIn(4)) memory["compress"] = dice->Word({"bf16", "int8"});
+  if (memory["weights"] == "device" && dice->OneIn(3)) memory["embeddings"] = dice->Word({"host", "disk"});
   if (dice->OneIn(8)) {
     memory["activations"] = "auto";
     return memory;

@@ -142,7 +142,8 @@ TEST(OffloadTest, StreamedWeightsGiveTheSameBits) {
         ASSERT_TRUE(decoder.ok()) << decoder.status();
         DeclareOptimizerState(OptimizerOptions(), &store);
         if (streamed) {
-          StreamWeights(*decoder, &store);
+          StreamLinearLayers(*decoder, &store);
+          StreamEmbeddings(*decoder, &store);
           auto tier = MakeDiskTier("", store.stream_bytes());
           ASSERT_TRUE(tier.ok()) << tier.status();
           store.SetWeightTier(*std::move(tier));

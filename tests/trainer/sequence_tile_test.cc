@@ -13,8 +13,8 @@
 namespace thimble {
 namespace {
 
-constexpr int64_t kTokens = 5 * 256 + 100;
-constexpr int64_t kLayers = 5;
+constexpr int64_t kTokens = 4 * 256 + 100;
+constexpr int64_t kLayers = 4;
 
 DecoderConfig DeepConfig() {
   DecoderConfig config = TinyConfig();
@@ -65,22 +65,21 @@ TEST(SequenceTileTest, TilesGiveTheBitsOfTheWholeSequence) {
     double expected_loss = 0;
     const std::vector<float> expected = GradientsOf(&whole, {batch}, &expected_loss, 3);
     const double expected_evaluation = whole.Evaluate(batch, nullptr);
-    for (const int64_t tile : {256, 512}) {
-      for (const SavePlan& plan : Plans()) {
-        for (const Placement idle : {Placement::kActivation, Placement::kHost, Placement::kDisk}) {
-          SetNumThreads(idle == Placement::kDisk ? 1 : 2);
-          Engine engine(&model.decoder(), &model.store(), Options(plan, tile, idle));
-          const std::string what = plan.Text(kLayers) + " " + std::to_string(tile);
-          double loss = 0;
-          const std::vector<float> found = GradientsOf(&engine, {batch}, &loss, 3);
-          ASSERT_TRUE(engine.status().ok()) << engine.status();
-          EXPECT_EQ(found, expected) << what;
-          EXPECT_EQ(loss, expected_loss) << what;
-          ExpectTiersAsPlanned(engine, what);
-          std::vector<float> losses;
-          EXPECT_EQ(engine.Evaluate(batch, &losses), expected_evaluation) << what;
-          EXPECT_EQ(losses.size(), static_cast<size_t>(kTokens));
-        }
+    for (const SavePlan& plan : Plans()) {
+      for (const Placement idle : {Placement::kActivation, Placement::kHost, Placement::kDisk}) {
+        SetNumThreads(idle == Placement::kDisk ? 1 : 2);
+        const int64_t tile = idle == Placement::kHost ? 256 : 512;
+        Engine engine(&model.decoder(), &model.store(), Options(plan, tile, idle));
+        const std::string what = plan.Text(kLayers) + " " + std::to_string(tile);
+        double loss = 0;
+        const std::vector<float> found = GradientsOf(&engine, {batch}, &loss, 3);
+        ASSERT_TRUE(engine.status().ok()) << engine.status();
+        EXPECT_EQ(found, expected) << what;
+        EXPECT_EQ(loss, expected_loss) << what;
+        ExpectTiersAsPlanned(engine, what);
+        std::vector<float> losses;
+        EXPECT_EQ(engine.Evaluate(batch, &losses), expected_evaluation) << what;
+        EXPECT_EQ(losses.size(), static_cast<size_t>(kTokens));
       }
     }
   }
