@@ -13,21 +13,30 @@ namespace thimble {
 
 inline constexpr int64_t kAmxPanel = 32;
 inline constexpr int64_t kAmxStep = 32;
-// Lanes by inner indices that one call packs; the work of a call is about that of a few tile products.
-inline constexpr int64_t kAmxUnitElements = 1024;
 // Floats of the sums of two panels: four tiles of 16 rows and 16 columns, those of the first 16 rows first.
 inline constexpr int64_t kAmxSums = kAmxPanel * kAmxPanel;
 
 inline int64_t AmxPaddedDepth(int64_t depth) { return (depth + kAmxStep - 1) / kAmxStep * kAmxStep; }
-inline int64_t AmxUnits(int64_t depth) { return AmxPaddedDepth(depth) * kAmxPanel / kAmxUnitElements; }
 
-// The panel of lanes [lane, lane + kAmxPanel) and inner indices [k, k + depth) of an operand of `lanes` lanes. Both
-// functions need HasAmx().
+// Packs the panel of lanes [lane, lane + kAmxPanel) and inner indices [k, k + depth) of an operand of `lanes` lanes.
+// Needs HasAmx(), as all that follows.
 void PackAmxLeft(const MatMulOperand& operand, int64_t lanes, int64_t lane, int64_t k, int64_t depth, uint16_t* panel);
 
-// Units [begin, end) of AmxUnits(depth) of a right panel; all of them make the panel.
-void PackAmxRight(const MatMulOperand& operand, int64_t lanes, int64_t lane, int64_t k, int64_t depth, int64_t begin,
-                  int64_t end, uint16_t* panel);
+// The same for a right panel, piece by piece.
+struct AmxPacking {
+  static constexpr int64_t kPiecesAStep = 16;
+
+  const MatMulOperand* operand = nullptr;
+  int64_t lanes = 0, lane = 0, k = 0, depth = 0;
+  uint16_t* panel = nullptr;
+  int64_t next = 0;                          // piece
+  alignas(64) uint16_t rows[16 * kAmxStep];  // of a tile that is not turned yet
+
+  int64_t pieces() const { return AmxPaddedDepth(depth) / kAmxStep * kPiecesAStep; }
+};
+
+// Packs up to `count` more pieces.
+void PackAmxRight(AmxPacking* packing, int64_t count);
 
 // Configures the tile registers of this thread while it lives. Tiles are used inside such a scope only.
 class AmxScope {
@@ -37,12 +46,30 @@ class AmxScope {
   AmxScope(const AmxScope&) = delete;
 };
 
-// sums = or += the product of two panels over `steps` steps, of the first `rows` and `cols` lanes at least. One chain
-// of tdpbf16ps an element, in increasing inner index.
-void MultiplyAmxPanels(const uint16_t* left, const uint16_t* right, int64_t steps, int64_t rows, int64_t cols, bool add,
-                       float* sums);
+// A finished product: y[r, c] = scale * sums (+ y[r, c] when add) for r < rows, c < cols.
+struct AmxResult {
+  const float* sums = nullptr;
+  float* y = nullptr;
+  int64_t stride = 0, rows = 0, cols = 0;
+  float scale = 1;
+  bool add = false;
+  bool past_caches = false;  // writes whole cache lines to memory without reading them first
+};
 
-// y[r, c] = scale * sums (+ y[r, c] when add) for r < rows, c < cols.
-void StoreAmxSums(const float* sums, float* y, int64_t stride, int64_t rows, int64_t cols, float scale, bool add);
+// Nothing where there are no sums. What is written past the caches is in order after the AmxScope's end.
+void StoreAmxSums(const AmxResult& result);
+
+// The product of two panels over `steps` steps, of the first `rows` and `cols` lanes at least: sums = or += it. One
+// chain of tdpbf16ps an element, in increasing inner index.
+struct AmxProduct {
+  const uint16_t *left, *right;
+  int64_t steps, rows, cols;
+  bool add;
+  float* sums;
+};
+
+// Multiplies, and in the gaps between tile instructions stores `done` and packs `pieces` pieces a step: no processor
+// finds so much other work on its own while it waits for tiles.
+void MultiplyAmxPanels(const AmxProduct& product, const AmxResult& done, AmxPacking* packing, int64_t pieces);
 
 }  // namespace thimble

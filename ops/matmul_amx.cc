@@ -19,6 +19,8 @@ constexpr int64_t kMaxRows = 512;  // of a block of the left operand
 constexpr int64_t kSlice = 512;    // inner indices of a panel: 32 KiB
 constexpr int64_t kMaxCols = 256;  // of a task
 constexpr int64_t kRightPanel = kSlice * kAmxPanel;
+// Elements of a result that no second-level cache holds for whoever reads it next.
+constexpr int64_t kLargeResult = 1 << 18;
 // Below this many multiplications starting a second thread costs more than it gains.
 constexpr int64_t kMinParallelWork = 1 << 19;
 
@@ -32,7 +34,7 @@ struct Layout {
     const int64_t block_rows = std::min(kMaxRows, Padded(rows)),
                   depth = std::min(kAmxInnerBlock, AmxPaddedDepth(inner));
     left_bytes = block_rows * depth * 2;
-    sum_bytes = 4 * (depth > kSlice ? block_rows * std::min(kMaxCols, Padded(cols)) : kAmxSums);
+    sum_bytes = 4 * (depth > kSlice ? block_rows * std::min(kMaxCols, Padded(cols)) : 2 * kAmxSums);
     thread_bytes = sum_bytes + 2 * kRightPanel * 2;
   }
   int64_t left_bytes, sum_bytes, thread_bytes;
@@ -77,32 +79,50 @@ struct Task {
   int64_t col_panels() const { return CeilDiv(col_end - col, kAmxPanel); }
 };
 
-// Right panel number i of a task, counted slice by slice: units [begin, end) of `parts` equal parts.
-void PackRightPart(const Block& b, const Task& task, int64_t i, int64_t part, int64_t parts, uint16_t* out) {
-  const int64_t slice = i / task.col_panels(), depth = b.SliceDepth(slice), units = AmxUnits(depth);
-  PackAmxRight(b.p.right, b.p.cols, task.col + i % task.col_panels() * kAmxPanel, b.k + slice * kSlice, depth,
-               units * part / parts, units * (part + 1) / parts, out);
+// Right panel number i of a task, counted slice by slice.
+void StartPacking(const Block& b, const Task& task, int64_t i, uint16_t* out, AmxPacking* packing) {
+  const int64_t slice = i / task.col_panels();
+  packing->operand = &b.p.right;
+  packing->lanes = b.p.cols;
+  packing->lane = task.col + i % task.col_panels() * kAmxPanel;
+  packing->k = b.k + slice * kSlice;
+  packing->depth = b.SliceDepth(slice);
+  packing->panel = out;
+  packing->next = 0;
 }
 
 void MultiplyTask(const Block& b, const Task& task, const ThreadPanels& at) {
   const AmxScope tiles;
   const MatMulProduct& p = b.p;
+  const bool past = p.rows * p.cols >= kLargeResult, add = b.k > 0 || p.options.accumulate;
   const int64_t slices = b.slices(), count = slices * task.col_panels(), rows_end = b.row + b.rows;
-  PackRightPart(b, task, 0, 0, 1, at.right[0]);
+  AmxResult done;  // stored while the next product runs: its sums are in memory by then
+  AmxPacking packing;
   for (int64_t i = 0; i < count; ++i) {
+    if (i == 0) StartPacking(b, task, 0, at.right[0], &packing);
+    PackAmxRight(&packing, packing.pieces());  // what products left of this panel
     const int64_t slice = i / task.col_panels(), j = i % task.col_panels();
     const int64_t steps = AmxPaddedDepth(b.SliceDepth(slice)) / kAmxStep;
     const int64_t col = task.col + j * kAmxPanel, cols = std::min(kAmxPanel, task.col_end - col);
+    int64_t pieces = 0;
+    if (i + 1 < count) {
+      StartPacking(b, task, i + 1, at.right[(i + 1) % 2], &packing);
+      pieces = CeilDiv(packing.pieces(), steps * task.panels());
+    }
     for (int64_t m = task.first; m < task.last; ++m) {
       const int64_t row = b.row + m * kAmxPanel, rows = std::min(kAmxPanel, rows_end - row);
-      // A single slice needs no sums beyond one pair of panels.
-      float* sums = at.sums + (slices > 1 ? (j * task.panels() + m - task.first) * kAmxSums : 0);
-      MultiplyAmxPanels(b.left + b.PanelAt(slice, m), at.right[i % 2], steps, rows, cols, slice > 0, sums);
-      if (i + 1 < count) PackRightPart(b, task, i + 1, m - task.first, task.panels(), at.right[(i + 1) % 2]);
+      // A single slice needs no sums beyond two pairs of panels.
+      const int64_t pair = j * task.panels() + m - task.first;
+      float* sums = at.sums + (slices > 1 ? pair : pair % 2) * kAmxSums;
+      MultiplyAmxPanels({b.left + b.PanelAt(slice, m), at.right[i % 2], steps, rows, cols, slice > 0, sums}, done,
+                        &packing, pieces);
+      done.sums = nullptr;
+      done.rows = 0;
       if (slice + 1 < slices) continue;
-      StoreAmxSums(sums, p.y.row(row) + col, p.y.stride, rows, cols, p.options.scale, b.k > 0 || p.options.accumulate);
+      done = {sums, p.y.row(row) + col, p.y.stride, rows, cols, p.options.scale, add, past};
     }
   }
+  StoreAmxSums(done);
 }
 
 void MultiplyBlock(const Block& b, bool parallel, const Layout& layout, uint8_t* thread_memory) {

@@ -161,6 +161,19 @@ TEST_F(MatMulAmxTest, RowsDoNotDependOnTheirNumberOrPlace) {
   }
 }
 
+// A large result on cache lines is written past the caches: the same bits as one that is not on cache lines.
+TEST_F(MatMulAmxTest, LargeResultsOnCacheLines) {
+  constexpr int64_t kRows = 530, kCols = 512, kInner = 70;
+  const Problem p(Form::kNT, {kRows, kCols, kInner}, Format::kNF4, 64, true);
+  const std::vector<float> expected = p.Run({Compute::kBF16, false, 0.5f}).Values();
+  std::vector<float> memory(kRows * kCols + 16, -1.0f);
+  float* y = memory.data() + (16 - reinterpret_cast<uintptr_t>(memory.data()) / 4 % 16) % 16;
+  TestScratch scratch(AmxScratchBytes(kRows, kCols, kInner));
+  const MatMulOptions options = {Compute::kBF16, false, 0.5f};
+  MatMulNT(p.a.view(), p.weight.view(), {y, kRows, kCols}, options, scratch.view());
+  EXPECT_EQ(std::vector<float>(y, y + kRows * kCols), expected);
+}
+
 // Switched off, the product is another path's: close, and still right.
 TEST_F(MatMulAmxTest, CanBeSwitchedOff) {
   const Problem p(Form::kNT, {40, 50, 600}, Format::kNF4, 64, true);
