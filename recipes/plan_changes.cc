@@ -194,8 +194,10 @@ class Search {
     std::optional<PlanChange> smallest = Try(Strongest(used), EffectOf(used));
     if (!smallest.has_value()) return;
     for (size_t i = used.size(); i-- > 0;) {
-      std::vector<const Family*> fewer = used;
-      fewer.erase(fewer.begin() + static_cast<std::ptrdiff_t>(i));
+      std::vector<const Family*> fewer;
+      for (const Family* family : used) {
+        if (family != used[i]) fewer.push_back(family);
+      }
       const std::optional<PlanChange> change = Try(Strongest(fewer), EffectOf(fewer));
       if (!change.has_value()) continue;
       smallest = change;
