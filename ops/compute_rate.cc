@@ -10,6 +10,7 @@
 #include "ops/matmul.h"
 #include "ops/matmul_bf16.h"
 #include "ops/parallel.h"
+#include "ops/scratch_buffer.h"
 
 namespace thimble {
 namespace {
@@ -41,12 +42,10 @@ std::string_view NameOf(Bf16Path path) {
 ComputeRates MeasureComputeRates() {
   std::vector<float> x(kRows * kInner, 0.5f), w(kCols * kInner, 0.25f), y(kRows * kCols);
   const int64_t bytes = std::max(MatMulScratchBytes(), MatMulScratchBytes(Compute::kBF16, kRows, kInner, kCols));
-  std::vector<uint8_t> memory(bytes + 64);
-  const uintptr_t address = reinterpret_cast<uintptr_t>(memory.data());
-  const Scratch scratch = {memory.data() + ((address + 63) / 64 * 64 - address), bytes};
+  const ScratchBuffer memory(bytes);
   const auto seconds = [&](Compute compute) {
     const Clock::time_point start = Clock::now();
-    MatMulNT({x.data(), kRows, kInner}, {w.data(), kCols, kInner}, {y.data(), kRows, kCols}, {compute}, scratch);
+    MatMulNT({x.data(), kRows, kInner}, {w.data(), kCols, kInner}, {y.data(), kRows, kCols}, {compute}, memory.view());
     return std::chrono::duration<double>(Clock::now() - start).count();
   };
   double f32 = 1e30, bf16 = 1e30;

@@ -6,6 +6,7 @@
 
 #include "ops/check.h"
 #include "ops/row_split.h"
+#include "ops/scratch_buffer.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "ops/dora.cc"
@@ -64,15 +65,8 @@ constexpr int64_t kStrip = 256;          // columns of one task
 constexpr int64_t kRowBlock = 64;        // rows summed in float before the sum goes on in double
 constexpr int64_t kFloat = sizeof(float);
 
-int64_t Aligned(int64_t bytes) { return (bytes + 63) / 64 * 64; }
-
-// The caller's scratch in parts, each 64-byte aligned.
 Matrix TakeMatrix(Scratch* scratch, int64_t rows, int64_t cols) {
-  const int64_t bytes = Aligned(rows * cols * kFloat);
-  CHECK_LE(bytes, scratch->bytes);
-  const Matrix taken(static_cast<float*>(scratch->data), rows, cols);
-  *scratch = {static_cast<char*>(scratch->data) + bytes, scratch->bytes - bytes};
-  return taken;
+  return Matrix(TakeScratch<float>(scratch, rows * cols), rows, cols);
 }
 
 WeightView Weight(ConstMatrix matrix) {

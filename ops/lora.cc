@@ -7,6 +7,7 @@
 #include "ops/check.h"
 #include "ops/random.h"
 #include "ops/row_split.h"
+#include "ops/scratch_buffer.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "ops/lora.cc"
@@ -95,15 +96,6 @@ WeightView Weight(ConstMatrix matrix) {
   return {matrix.data, matrix.rows, matrix.cols};
 }
 
-// The caller's scratch in parts, each 64-byte aligned.
-float* TakeFloats(Scratch* scratch, int64_t count) {
-  const int64_t bytes = (count * static_cast<int64_t>(sizeof(float)) + 63) / 64 * 64;
-  CHECK_LE(bytes, scratch->bytes);
-  float* taken = static_cast<float*>(scratch->data);
-  *scratch = {static_cast<char*>(scratch->data) + bytes, scratch->bytes - bytes};
-  return taken;
-}
-
 }  // namespace
 
 void ApplyLoraDropout(ConstMatrix x, const LoraDropout& dropout, int64_t first_row, Matrix y) {
@@ -118,7 +110,7 @@ int64_t LoraScratchBytes(Compute compute, int64_t rows, int64_t in, int64_t out,
   const int64_t products =
       std::max(MatMulScratchBytes(compute, rows, in, rank), MatMulScratchBytes(compute, rows, rank, out));
   const int64_t floats = rows * rank + TileRows(rows, in) * in;
-  return floats * static_cast<int64_t>(sizeof(float)) + 2 * 64 + products;
+  return floats * static_cast<int64_t>(sizeof(float)) + 2 * kAlignment + products;
 }
 
 void LoraDown(ConstMatrix x, ConstMatrix a, const LoraDropout& dropout, Compute compute, Matrix xa, Scratch scratch) {
@@ -128,7 +120,7 @@ void LoraDown(ConstMatrix x, ConstMatrix a, const LoraDropout& dropout, Compute 
     return;
   }
   const int64_t tile = TileRows(x.rows, x.cols);
-  float* masked = TakeFloats(&scratch, tile * x.cols);
+  float* masked = TakeScratch<float>(&scratch, tile * x.cols);
   for (int64_t row = 0; row < x.rows; row += tile) {
     const Matrix xd(masked, std::min(tile, x.rows - row), x.cols);
     ApplyLoraDropout(x.Rows(row, xd.rows), dropout, row, xd);
@@ -153,7 +145,7 @@ void LoraBackward(ConstMatrix x, ConstMatrix a, ConstMatrix b, float scale, cons
   CHECK(xa.rows == x.rows && xa.cols == a.rows);
   CHECK(da.rows == a.rows && da.cols == a.cols && db.rows == b.rows && db.cols == b.cols);
   const MatMulOptions add = {.compute = compute, .accumulate = true};
-  const Matrix dxa(TakeFloats(&scratch, x.rows * a.rows), x.rows, a.rows);
+  const Matrix dxa(TakeScratch<float>(&scratch, x.rows * a.rows), x.rows, a.rows);
   MatMulNN(dy, Weight(b), dxa, {.compute = compute, .scale = scale}, scratch);
   MatMulTN(dy, xa, db, {.compute = compute, .accumulate = true, .scale = scale}, scratch);
   if (dropout.p == 0) {
@@ -162,7 +154,7 @@ void LoraBackward(ConstMatrix x, ConstMatrix a, ConstMatrix b, float scale, cons
     return;
   }
   const int64_t tile = TileRows(x.rows, x.cols);
-  float* masked = TakeFloats(&scratch, tile * x.cols);
+  float* masked = TakeScratch<float>(&scratch, tile * x.cols);
   for (int64_t row = 0; row < x.rows; row += tile) {
     const Matrix xd(masked, std::min(tile, x.rows - row), x.cols);
     const ConstMatrix dxa_tile = dxa.Rows(row, xd.rows);

@@ -11,6 +11,7 @@
 #include "ops/amx_panel.h"
 #include "ops/check.h"
 #include "ops/parallel.h"
+#include "ops/scratch_buffer.h"
 
 namespace thimble {
 namespace {
@@ -182,11 +183,9 @@ bool AmxAgrees() {
   const std::vector<float> x = values(kRows * kInner), w = values(kCols * kInner);
   std::vector<float> y(kRows * kCols, -1.0f);
   const int64_t bytes = AmxScratchBytes(kRows, kCols, kInner);
-  std::vector<uint8_t> memory(bytes + 64);
-  const uintptr_t address = reinterpret_cast<uintptr_t>(memory.data());
-  const Scratch scratch = {memory.data() + ((address + 63) / 64 * 64 - address), bytes};
+  const ScratchBuffer memory(bytes);
   const MatMulOperand left = {x.data(), kInner, false, nullptr}, right = {w.data(), kInner, false, nullptr};
-  MultiplyAmx({kRows, kCols, kInner, left, right, {y.data(), kRows, kCols}, {}}, scratch);
+  MultiplyAmx({kRows, kCols, kInner, left, right, {y.data(), kRows, kCols}, {}}, memory.view());
   for (int64_t i = 0; i < kRows * kCols; ++i) {
     float sum = 0;
     for (int64_t k = 0; k < kInner; ++k) sum += x[i / kCols * kInner + k] * w[i % kCols * kInner + k];

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "ops/check.h"
+#include "ops/scratch_buffer.h"
 #include "ops/view.h"
 
 namespace thimble {
@@ -18,7 +19,7 @@ class ScratchCarver {
   template <typename T>
   T* Take(int64_t count) {
     const int64_t begin = used_;
-    used_ += (count * static_cast<int64_t>(sizeof(T)) + 63) / 64 * 64;
+    used_ += Aligned(count * static_cast<int64_t>(sizeof(T)));
     if (counting_) return nullptr;
     CHECK_LE(used_, scratch_.bytes) << "bytes of scratch";
     return reinterpret_cast<T*>(static_cast<char*>(scratch_.data) + begin);

@@ -17,8 +17,8 @@
 #include "data/packing.h"
 #include "data/token_cache.h"
 #include "ops/check.h"
-#include "ops/linear_kl.h"
 #include "recipes/recipe_options.h"
+#include "trainer/divergence.h"
 #include "trainer/engine.h"
 #include "trainer/generator.h"
 
@@ -166,7 +166,7 @@ class Scorer {
       RETURN_IF_ERROR(engine_->status());
       targets_ += batch.num_targets;
       tokens_ += static_cast<int64_t>(batch.tokens.size());
-      if (reference_ != nullptr) Compare(batch, hidden, &evaluation->divergence);
+      if (reference_ != nullptr) Compare(batch, hidden);
       progress.Show(absl::StrFormat("evaluated %d of %d tokens, loss %.4f", tokens_, stream->stats().tokens,
                                     loss_ / static_cast<double>(std::max<int64_t>(targets_, 1))));
     }
@@ -182,22 +182,11 @@ class Scorer {
     return std::make_unique<Engine>(&model->decoder, &model->store, options);
   }
 
-  void Compare(const Batch& batch, ConstMatrix hidden, DivergenceFigures* figures) {
+  void Compare(const Batch& batch, ConstMatrix hidden) {
     ConstMatrix reference_hidden;
     reference_loss_ += reference_engine_->Evaluate(batch, nullptr, &reference_hidden);
-    const int64_t tokens = hidden.rows;
-    kl_.resize(tokens);
-    top_.resize(tokens);
-    reference_top_.resize(tokens);
-    const int64_t bytes = LinearKLScratchBytes(tokens, reference_hidden.cols, hidden.cols);
-    scratch_.resize(bytes + 64);
-    char* aligned = scratch_.data() + (64 - reinterpret_cast<uintptr_t>(scratch_.data()) % 64) % 64;
-    LinearKL(reference_hidden, reference_->store.entry(reference_->decoder.head).view, hidden,
-             model_->store.entry(model_->decoder.head).view, Vector(kl_.data(), tokens),
-             VectorView<int32_t>(reference_top_.data(), tokens), VectorView<int32_t>(top_.data(), tokens),
-             {aligned, bytes});
-    figures->kl.insert(figures->kl.end(), kl_.begin(), kl_.end());
-    for (int64_t t = 0; t < tokens; ++t) agreed_ += top_[t] == reference_top_[t] ? 1 : 0;
+    divergence_.Add(reference_hidden, reference_->store.entry(reference_->decoder.head).view, hidden,
+                    model_->store.entry(model_->decoder.head).view);
   }
 
   ForwardMemory Memory() const {
@@ -208,8 +197,8 @@ class Scorer {
     memory.Add(reference_->store);
     memory.Add(*reference_engine_);
     const int64_t width = reference_->decoder.config.hidden_dim;
-    memory.planned += LinearKLScratchBytes(max_tokens_, width, model_->decoder.config.hidden_dim) + 64;
-    memory.measured += static_cast<int64_t>(scratch_.size());
+    memory.planned += Divergence::ScratchBytes(max_tokens_, width, model_->decoder.config.hidden_dim);
+    memory.measured += divergence_.held_bytes();
     return memory;
   }
 
@@ -231,9 +220,9 @@ class Scorer {
       return absl::InvalidArgumentError(
           absl::StrCat(reference_->path, ": the loss is not a finite number; the weights are damaged or too large"));
     }
-    figures.top1_agreement = static_cast<double>(agreed_) / static_cast<double>(tokens_);
-    for (const float kl : figures.kl) figures.mean_kl += kl;
-    figures.mean_kl /= static_cast<double>(tokens_);
+    figures.top1_agreement = divergence_.Agreement();
+    figures.mean_kl = divergence_.MeanKL();
+    figures.kl = divergence_.TakeKL();
     std::sort(figures.kl.begin(), figures.kl.end());
     return absl::OkStatus();
   }
@@ -247,10 +236,7 @@ class Scorer {
   double reference_loss_ = 0;
   int64_t targets_ = 0;
   int64_t tokens_ = 0;
-  int64_t agreed_ = 0;
-  std::vector<float> kl_;
-  std::vector<int32_t> top_, reference_top_;
-  std::vector<char> scratch_;
+  Divergence divergence_;
 };
 
 struct Question {

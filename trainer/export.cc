@@ -11,7 +11,7 @@
 #include "data/file.h"
 #include "nlohmann/json.hpp"
 #include "ops/check.h"
-#include "ops/linear_kl.h"
+#include "trainer/divergence.h"
 #include "trainer/weight_loader.h"
 
 namespace thimble {
@@ -204,13 +204,8 @@ absl::StatusOr<ExportQuality> CompareWithExport(Engine* trained, const std::stri
   RETURN_IF_ERROR(stream->Seek({}));
   int64_t batches = stream->batches_per_epoch();
   if (max_batches > 0) batches = std::min(batches, max_batches);
-  ExportQuality quality;
+  Divergence divergence;
   Batch batch;
-  std::vector<float> kl;
-  std::vector<int32_t> top_p;
-  std::vector<int32_t> top_q;
-  std::vector<char> scratch;
-  int64_t agreed = 0;
   const int64_t dim = config.hidden_dim;
   for (int64_t i = 0; i < batches; ++i) {
     RETURN_IF_ERROR(stream->Next(&batch));
@@ -222,30 +217,16 @@ absl::StatusOr<ExportQuality> CompareWithExport(Engine* trained, const std::stri
     const ConstMatrix q = exported_rows.Rows(0, tokens);
     RETURN_IF_ERROR(trained->status());
     RETURN_IF_ERROR(engine.status());
-    kl.resize(tokens);
-    top_p.resize(tokens);
-    top_q.resize(tokens);
-    const int64_t bytes = LinearKLScratchBytes(tokens, dim, dim);
-    scratch.resize(bytes + 64);
-    char* aligned = scratch.data() + (64 - reinterpret_cast<uintptr_t>(scratch.data()) % 64) % 64;
-    LinearKL(p, trained->store().entry(trained->decoder().head).view, q, store.entry(decoder.head).view,
-             Vector(kl.data(), tokens), VectorView<int32_t>(top_p.data(), tokens),
-             VectorView<int32_t>(top_q.data(), tokens), {aligned, bytes});
-    for (int64_t t = 0; t < tokens; ++t) {
-      quality.mean_kl += kl[t];
-      quality.max_kl = std::max(quality.max_kl, static_cast<double>(kl[t]));
-      agreed += top_p[t] == top_q[t] ? 1 : 0;
-    }
-    quality.tokens += tokens;
+    divergence.Add(p, trained->store().entry(trained->decoder().head).view, q, store.entry(decoder.head).view);
   }
-  const int64_t largest_batch = stream->max_batch_tokens();
+  ExportQuality quality;
+  quality.mean_kl = divergence.MeanKL();
+  quality.max_kl = divergence.MaxKL();
+  quality.agreement = divergence.Agreement();
+  quality.tokens = divergence.tokens();
   quality.planned_bytes =
-      store.ResidentBytes() + engine.arena_bytes() + LinearKLScratchBytes(largest_batch, dim, dim) + 64;
-  quality.measured_bytes = store.HeldBytes() + engine.arena_high_water_bytes() + static_cast<int64_t>(scratch.size());
-  if (quality.tokens > 0) {
-    quality.mean_kl /= static_cast<double>(quality.tokens);
-    quality.agreement = static_cast<double>(agreed) / static_cast<double>(quality.tokens);
-  }
+      store.ResidentBytes() + engine.arena_bytes() + Divergence::ScratchBytes(stream->max_batch_tokens(), dim, dim);
+  quality.measured_bytes = store.HeldBytes() + engine.arena_high_water_bytes() + divergence.held_bytes();
   return quality;
 }
 

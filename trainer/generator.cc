@@ -51,13 +51,13 @@ Generator::Generator(const Decoder* decoder, Store* store, int64_t max_context)
   max_context_ = store_->entry(store_->Find(CacheName("keys", 0))).rows;
   arena_ = std::make_unique<Arena>(ArenaBytes(*decoder_, store_));
   logits_.resize(decoder_->config.vocab_size);
-  scratch_.resize(HeadScratchBytes(*decoder_) + 64);
+  scratch_.Reserve(HeadScratchBytes(*decoder_));
   fetched_.resize(FetchedHeadBytes(*decoder_, *store_));
 }
 
 int64_t Generator::WorkspaceBytes(const Decoder& decoder, Store* store) {
   return ArenaBytes(decoder, store) + decoder.config.vocab_size * int64_t{sizeof(float)} + HeadScratchBytes(decoder) +
-         64 + FetchedHeadBytes(decoder, *store);
+         FetchedHeadBytes(decoder, *store);
 }
 
 // Smaller chunks have smaller buffers in the same order, but their placement may come out larger.
@@ -72,8 +72,8 @@ int64_t Generator::ArenaBytes(const Decoder& decoder, Store* store) {
 }
 
 int64_t Generator::HeldBytes() const {
-  return arena_->high_water_bytes() +
-         static_cast<int64_t>(logits_.size() * sizeof(float) + scratch_.size() + fetched_.size());
+  return arena_->high_water_bytes() + static_cast<int64_t>(logits_.size() * sizeof(float) + fetched_.size()) +
+         scratch_.bytes();
 }
 
 void Generator::RecordChunk(const Decoder& decoder, Store* store, int64_t tokens, Chunk* chunk) {
@@ -123,12 +123,11 @@ void Generator::Feed(absl::Span<const int32_t> tokens) {
     if (!tokens.empty()) continue;
     const ConstMatrix last = chunk.executor->Result(chunk.hidden).Rows(count - 1, 1);
     const int64_t vocab = decoder_->config.vocab_size;
-    char* aligned = scratch_.data() + (64 - reinterpret_cast<uintptr_t>(scratch_.data()) % 64) % 64;
     HeadRows head(store_->entry(decoder_->head).view, kHeadTile, fetched_.data());
     for (int64_t begin = 0; begin < vocab;) {
       const WeightView rows = head.At(begin).rows;
       MatMulNT(last, rows, Matrix(logits_.data() + begin, 1, rows.rows), {.compute = decoder_->compute},
-               {aligned, HeadScratchBytes(*decoder_)});
+               scratch_.view());
       begin += rows.rows;
     }
     if (status_.ok() && store_->weight_tier() != nullptr) status_ = store_->weight_tier()->status();

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/types/span.h"
+#include "ops/scratch_buffer.h"
 #include "trainer/decoder.h"
 #include "trainer/executor.h"
 #include "trainer/memory_plan.h"
@@ -73,7 +74,7 @@ class Generator {
   int64_t past_ = 0;
   absl::Status status_;
   std::vector<float> logits_;
-  std::vector<char> scratch_;
+  ScratchBuffer scratch_;
   std::vector<char> fetched_;  // rows of a streamed head
 };
 

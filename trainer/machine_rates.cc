@@ -21,6 +21,7 @@
 #include "ops/cpu_level.h"
 #include "ops/elementwise.h"
 #include "ops/parallel.h"
+#include "ops/scratch_buffer.h"
 #include "trainer/tier.h"
 
 namespace thimble {
@@ -85,13 +86,11 @@ double MeasureAttention() {
   std::vector<float> lse(kTokens * shape.num_heads);
   std::vector<int32_t> starts(kTokens, 0);
   const int64_t bytes = AttentionScratchBytes(shape, kTokens);
-  std::vector<uint8_t> memory(bytes + 64);
-  const uintptr_t address = reinterpret_cast<uintptr_t>(memory.data());
-  const Scratch scratch = {memory.data() + ((address + 63) / 64 * 64 - address), bytes};
+  const ScratchBuffer memory(bytes);
   const double seconds = BestSeconds(0.05, [&] {
     AttentionForward({q.data(), kTokens, q_cols}, {k.data(), kTokens, kv_cols}, {v.data(), kTokens, kv_cols},
                      {starts.data(), kTokens}, shape, {out.data(), kTokens, q_cols},
-                     {lse.data(), kTokens, shape.num_heads}, scratch);
+                     {lse.data(), kTokens, shape.num_heads}, memory.view());
   });
   return 4.0 * (kTokens + 1) / 2 * kTokens * static_cast<double>(q_cols) / seconds;
 }

@@ -4,14 +4,11 @@
 #include <limits>
 #include <numeric>
 
+#include "ops/scratch_buffer.h"
 #include "trainer/first_fit.h"
 
 namespace thimble {
 namespace {
-
-constexpr int64_t kAlignment = 64;
-
-int64_t Aligned(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
 // The last step that reads or writes each value; one past the end for values read after the run.
 std::vector<int32_t> LastUses(const Tape& tape, const std::vector<ValueId>& pinned) {

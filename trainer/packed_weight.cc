@@ -2,15 +2,14 @@
 
 #include <cstring>
 
+#include "ops/scratch_buffer.h"
+
 namespace thimble {
 namespace {
 
-constexpr int64_t kAlignment = 64;
 constexpr int64_t kParts = 4;
 constexpr int64_t kMapEntries = 256;
 constexpr int64_t kNestedBlock = 256;
-
-int64_t Aligned(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
 struct Layout {
   int64_t codes = 0;  // bytes of each part

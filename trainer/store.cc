@@ -4,14 +4,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "ops/check.h"
+#include "ops/scratch_buffer.h"
 #include "trainer/packed_weight.h"
 
 namespace thimble {
 namespace {
-
-constexpr int64_t kAlignment = 64;
-
-int64_t Aligned(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
 // Whether it lies in the block of Allocate(), once there is one.
 bool InOwnBlock(const StoreEntry& entry) { return entry.view.format == Format::kF32 && entry.slot < 0; }
