@@ -93,8 +93,7 @@ constexpr Decoders kAvx2 = {DecodeBF16Avx2, DecodeF16Avx2, DecodeBlockAvx2};
 
 const Decoders& BestDecoders() {
 #if defined(__x86_64__)
-  static const bool has_f16c = __builtin_cpu_supports("f16c");
-  if (has_f16c && ActiveCpuLevel() >= CpuLevel::kAvx2) return kAvx2;
+  if (ActiveCpuLevel() >= CpuLevel::kAvx2) return kAvx2;  // Highway's level has F16C
 #endif
   return kPortable;
 }
