@@ -54,6 +54,24 @@ struct Weight {
   QuantizedWeight quantized;
 };
 
+// Zeros on a cache line, as a run's arena has them.
+class AlignedFloats {
+ public:
+  explicit AlignedFloats(int64_t count) : memory_(count + 16), size_(count) {
+    const int64_t behind = static_cast<int64_t>(reinterpret_cast<uintptr_t>(memory_.data()) / sizeof(float) % 16);
+    begin_ = memory_.data() + (16 - behind) % 16;
+  }
+  AlignedFloats(const AlignedFloats&) = delete;
+  float* data() const { return begin_; }
+  int64_t size() const { return size_; }
+  float operator[](int64_t i) const { return begin_[i]; }
+
+ private:
+  std::vector<float> memory_;
+  float* begin_;
+  int64_t size_;
+};
+
 float Rounded(float value, Compute compute) {
   return compute == Compute::kBF16 ? BF16ToFloat(FloatToBF16(value)) : value;
 }
@@ -84,9 +102,9 @@ struct Case {
 };
 
 // A few hundred elements of y over all rows and columns.
-bool Verified(const Case& c, const std::vector<float>& a, const std::vector<float>& b, const std::vector<float>& y) {
+bool Verified(const Case& c, const float* a, const std::vector<float>& b, const AlignedFloats& y) {
   const int64_t cols = c.form == Form::kNT ? c.out : c.in;
-  for (int64_t i = 0; i < static_cast<int64_t>(y.size()); i += 1 + static_cast<int64_t>(y.size()) / 307) {
+  for (int64_t i = 0; i < y.size(); i += 1 + y.size() / 307) {
     const int64_t r = i / cols, j = i % cols;
     const bool near = c.form == Form::kNT   ? Near(y[i], &a[r * c.in], 1, &b[j * c.in], 1, c.in, c.compute)
                       : c.form == Form::kNN ? Near(y[i], &a[r * c.out], 1, &b[j], c.in, c.out, c.compute)
@@ -99,8 +117,10 @@ bool Verified(const Case& c, const std::vector<float>& a, const std::vector<floa
 void BM_MatMul(benchmark::State& state, Format format, Case c) {
   const ThreadScope threads(static_cast<int>(state.range(0)));
   const Weight weight(format, c.form == Form::kTN ? c.rows : c.out, c.in);
-  const std::vector<float> a = Values(c.rows * (c.form == Form::kNT ? c.in : c.out), 1);
-  std::vector<float> y(c.form == Form::kNT ? c.rows * c.out : c.form == Form::kNN ? c.rows * c.in : c.out * c.in);
+  const std::vector<float> values = Values(c.rows * (c.form == Form::kNT ? c.in : c.out), 1);
+  const AlignedFloats a(static_cast<int64_t>(values.size()));
+  std::copy(values.begin(), values.end(), a.data());
+  const AlignedFloats y(c.form == Form::kNT ? c.rows * c.out : c.form == Form::kNN ? c.rows * c.in : c.out * c.in);
   const int64_t bytes = MatMulScratchBytes(c.compute, c.rows, c.in, c.out);
   std::vector<uint8_t> memory(bytes + 64);
   uint8_t* begin = memory.data() + (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64);
@@ -123,7 +143,7 @@ void BM_MatMul(benchmark::State& state, Format format, Case c) {
     best_cpu = std::min(best_cpu, CpuSeconds() - cpu_start);
   };
   run();
-  if (!Verified(c, a, weight.floats, y)) return state.SkipWithError("wrong product");
+  if (!Verified(c, a.data(), weight.floats, y)) return state.SkipWithError("wrong product");
   const auto measure_peak = [&] { return c.compute == Compute::kBF16 ? PeakBf16Gflops(4) : PeakF32Gflops(4); };
   const double peak = measure_peak();
   for (auto _ : state) run();
