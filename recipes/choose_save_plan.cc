@@ -127,8 +127,8 @@ class PlanSearch {
   Candidate Try(const EngineOptions& options) {
     const Engine engine(&decoder_, store_, options);
     const auto within = [](int64_t budget, int64_t bytes) { return budget == 0 || bytes <= budget; };
-    const int64_t on_host = store_->streams_from_host() ? store_->stream_bytes() : 0;
-    const int64_t on_disk = store_->stream_bytes() - on_host;
+    const int64_t on_host = store_->TierBytes(/*host=*/true);
+    const int64_t on_disk = store_->TierBytes(/*host=*/false);
     Candidate candidate;
     candidate.options = options;
     candidate.device_bytes = besides_bytes_ + engine.arena_bytes();

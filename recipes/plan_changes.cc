@@ -9,6 +9,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
+#include "recipes/auto_sizes.h"
 #include "recipes/plan_policies.h"
 #include "recipes/recipe_reader.h"
 #include "trainer/engine.h"
@@ -17,6 +18,7 @@ namespace thimble {
 namespace {
 
 using recipe::Adapter;
+using recipe::Memory;
 using recipe::Quantization;
 using Assignments = std::vector<std::string>;
 
@@ -41,6 +43,33 @@ Family Policies(const PlannedRun& run) {
   std::sort(smaller.begin(), smaller.end());
   Family family{ChangeEffect::kSameBits, {}};
   for (const auto& [bytes, assignments] : smaller) family.settings.push_back(assignments);
+  return family;
+}
+
+// What stays over a step in a tier further away, where no more than its transfers are paid for it.
+Family FrozenWeights(const Recipe& recipe) {
+  Family family{ChangeEffect::kSameBits, {}};
+  if (recipe.adapter().type() == Adapter::TYPE_NONE) return family;
+  const Memory::Weights now = recipe.memory().weights();
+  if (now == Memory::WEIGHTS_DEVICE) family.settings.push_back({"memory.weights=host"});
+  if (now != Memory::WEIGHTS_DISK) family.settings.push_back({"memory.weights=disk"});
+  return family;
+}
+
+Family OptimizerStates(const Recipe& recipe) {
+  Family family{ChangeEffect::kSameBits, {}};
+  const Memory::OptimizerState now = recipe.memory().optimizer_state();
+  if (now == Memory::OPTIMIZER_STATE_DEVICE) family.settings.push_back({"memory.optimizer_state=host"});
+  if (now != Memory::OPTIMIZER_STATE_DISK) family.settings.push_back({"memory.optimizer_state=disk"});
+  return family;
+}
+
+// Where it leads to the same bits.
+Family UpdatesInBackward(const Recipe& recipe) {
+  Family family{ChangeEffect::kSameBits, {}};
+  const recipe::Training& training = recipe.training();
+  const bool possible = training.accumulation() == 1 && recipe.optimizer().max_grad_norm() == 0;
+  if (possible && !training.optimizer_in_backward()) family.settings = {{"training.optimizer_in_backward=true"}};
   return family;
 }
 
@@ -88,12 +117,23 @@ Family Embeddings(const Recipe& recipe) {
   return family;
 }
 
+double FullnessOf(const RunPlan& plan) {
+  const auto share = [](int64_t bytes, int64_t budget) {
+    return budget == 0 ? 0 : static_cast<double>(bytes) / static_cast<double>(budget);
+  };
+  return std::max({share(plan.planned_bytes, plan.budget_bytes), share(plan.host.planned_bytes, plan.host.budget_bytes),
+                   share(plan.disk.planned_bytes, plan.disk.budget_bytes)});
+}
+
 class Search {
  public:
   Search(const PlannedRun& run, const ReadVariation& read, const MachineRates& rates)
       : run_(run), read_(read), rates_(rates) {
     const Recipe& recipe = run.model->recipe;
     for (Family& family : std::vector<Family>{Policies(run),
+                                              FrozenWeights(recipe),
+                                              OptimizerStates(recipe),
+                                              UpdatesInBackward(recipe),
                                               MicroBatches(recipe),
                                               Weights(recipe),
                                               Ranks(recipe),
@@ -123,8 +163,9 @@ class Search {
  private:
   // Plans a variation; empty where the recipe refuses it or its rows cannot be packed.
   std::unique_ptr<Variation> Plan(const Assignments& assignments) const {
-    const absl::StatusOr<Recipe> recipe = read_(assignments);
+    absl::StatusOr<Recipe> recipe = read_(assignments);
     if (!recipe.ok()) return nullptr;
+    CopyAutoSizes(run_.model->recipe, &*recipe);
     absl::StatusOr<std::unique_ptr<Variation>> variation = PlanVariation(run_, *recipe);
     return variation.ok() ? *std::move(variation) : nullptr;
   }
@@ -134,6 +175,9 @@ class Search {
     change.assignments = assignments;
     change.effect = effect;
     change.planned_bytes = variation.plan.planned_bytes;
+    change.host_bytes = variation.plan.host.planned_bytes;
+    change.disk_bytes = variation.plan.disk.planned_bytes;
+    change.fullness = FullnessOf(variation.plan);
     change.step_seconds = PredictStep(variation.decoder, *variation.engine, variation.recipe, rates_).seconds;
     change.token_seconds = change.step_seconds / static_cast<double>(StepTokens(*variation.engine, variation.recipe));
     return change;
@@ -144,7 +188,7 @@ class Search {
     const std::unique_ptr<Variation> variation = Plan(assignments);
     if (variation == nullptr) return std::nullopt;
     PlanChange change = Describe(assignments, effect, *variation);
-    if (least_.planned_bytes == 0 || change.planned_bytes < least_.planned_bytes) least_ = change;
+    if (least_.planned_bytes == 0 || change.fullness < least_.fullness) least_ = change;
     if (!CheckBudget(variation->plan, variation->engine_options).ok()) return std::nullopt;
     return change;
   }
@@ -263,6 +307,8 @@ nlohmann::ordered_json ChangeJson(const PlanChange& change) {
     json["recipe"][parts[0]] = parts[1];
   }
   json["planned_bytes"] = change.planned_bytes;
+  json["host_bytes"] = change.host_bytes;
+  json["disk_bytes"] = change.disk_bytes;
   json["step_seconds"] = change.step_seconds;
   json["tokens_per_second"] = 1 / change.token_seconds;
   json["effect"] = KeyOf(change.effect);
@@ -274,8 +320,11 @@ std::string ChangeText(const PlanChange& change) {
   for (const std::string& assignment : change.assignments) {
     absl::StrAppend(&text, "  ", absl::StrReplaceAll(assignment, {{"=", ": "}}), "\n");
   }
-  absl::StrAppendFormat(&text, "      %s, %.3g tokens/s predicted, %s\n", MiBText(change.planned_bytes),
-                        1 / change.token_seconds, TextOf(change.effect));
+  absl::StrAppend(&text, "      ", MiBText(change.planned_bytes));
+  if (change.host_bytes > 0) absl::StrAppend(&text, ", host ", MiBText(change.host_bytes));
+  if (change.disk_bytes > 0) absl::StrAppend(&text, ", disk ", MiBText(change.disk_bytes));
+  absl::StrAppendFormat(&text, ", %.3g tokens/s predicted,\n      %s\n", 1 / change.token_seconds,
+                        TextOf(change.effect));
   return text;
 }
 
@@ -285,10 +334,15 @@ PlanChanges FindChanges(const PlannedRun& run, const ReadVariation& read, const 
   return Search(run, read, rates).Run(count);
 }
 
-std::string FormatChanges(const PlanChanges& changes, int64_t budget_bytes) {
+std::string FormatChanges(const PlanChanges& changes, const RunPlan& plan) {
   if (changes.cheapest.empty()) {
     if (changes.least.planned_bytes == 0) return "";
-    return absl::StrCat("No change that was tried fits ", MiBText(budget_bytes), ". The least is\n",
+    std::string budgets;
+    for (const auto& [name, bytes] : {std::pair("device", plan.budget_bytes), std::pair("host", plan.host.budget_bytes),
+                                      std::pair("disk", plan.disk.budget_bytes)}) {
+      if (bytes > 0) absl::StrAppend(&budgets, budgets.empty() ? "" : ", ", name, " ", MiBText(bytes));
+    }
+    return absl::StrCat("No change that was tried fits the budgets (", budgets, "). The least is\n",
                         ChangeText(changes.least));
   }
   std::string text = "Changes that would make it fit, each alone:\n";

@@ -22,14 +22,17 @@ enum class ChangeEffect : uint8_t {
 struct PlanChange {
   std::vector<std::string> assignments;  // "memory.activations=recompute", as for --set
   ChangeEffect effect = ChangeEffect::kSameBits;
-  int64_t planned_bytes = 0;
+  int64_t planned_bytes = 0;  // of the device tier
+  int64_t host_bytes = 0;
+  int64_t disk_bytes = 0;
+  double fullness = 0;       // of the budget that is filled most; 1: exactly full
   double step_seconds = 0;   // predicted
   double token_seconds = 0;  // the same for each token of a step
 };
 
 struct PlanChanges {
   std::vector<PlanChange> cheapest;  // that fit: least effect first, then least predicted time a token
-  PlanChange least;                  // of all that were planned the one with the fewest bytes, whether it fits or not
+  PlanChange least;                  // of all that were planned the one nearest to its budgets, whether it fits or not
 };
 
 // The recipe with some more assignments.
@@ -40,9 +43,9 @@ using ReadVariation = std::function<absl::StatusOr<recipe::Recipe>(const std::ve
 PlanChanges FindChanges(const PlannedRun& run, const ReadVariation& read, const MachineRates& rates, size_t count);
 
 // Recipe lines with what they lead to, at most 80 columns.
-std::string FormatChanges(const PlanChanges& changes, int64_t budget_bytes);
-// changes: list of {recipe: {key: value}, planned_bytes, step_seconds, tokens_per_second, effect: same_bits |
-// same_batch | other}; least: the same for the change with the fewest bytes.
+std::string FormatChanges(const PlanChanges& changes, const RunPlan& plan);
+// changes: list of {recipe: {key: value}, planned_bytes, host_bytes, disk_bytes, step_seconds, tokens_per_second,
+// effect: same_bits | same_batch | other}; least: the same for the change that comes nearest to the budgets.
 void AddChangesJson(const PlanChanges& changes, nlohmann::ordered_json* json);
 
 }  // namespace thimble

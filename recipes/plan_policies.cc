@@ -84,9 +84,8 @@ int64_t LongestSequence(const Decoder& decoder, Store* store, const EngineOption
       return static_cast<int64_t>(static_cast<double>(bytes) / static_cast<double>(tier.budget_bytes) *
                                   static_cast<double>(plan.budget_bytes));
     };
-    const int64_t streamed = store->stream_bytes();
-    const int64_t host = engine.tier_bytes(Placement::kHost) + (store->streams_from_host() ? streamed : 0);
-    const int64_t disk = engine.tier_bytes(Placement::kDisk) + (store->streams_from_host() ? 0 : streamed);
+    const int64_t host = engine.tier_bytes(Placement::kHost) + store->TierBytes(/*host=*/true);
+    const int64_t disk = engine.tier_bytes(Placement::kDisk) + store->TierBytes(/*host=*/false);
     return std::max({plan.planned_bytes - plan.arena_bytes + engine.arena_bytes(), scaled(plan.host, host),
                      scaled(plan.disk, disk)});
   };

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "ops/check.h"
+#include "recipes/auto_sizes.h"
 #include "recipes/choose_save_plan.h"
 #include "recipes/recipe_options.h"
 #include "recipes/save_plan_options.h"
@@ -120,21 +121,29 @@ MeasuredBytes Measure(const PlannedRun& run, const Generator* generator) {
   add(run.engine->tier(Placement::kHost), &measured.host);
   add(run.engine->tier(Placement::kDisk), &measured.disk);
   add(store.weight_tier(), store.streams_from_host() ? &measured.host : &measured.disk);
+  add(store.state_tier(), store.state_on_host() ? &measured.host : &measured.disk);
   return measured;
 }
 
 absl::StatusOr<PlannedRun> PlanRun(const Recipe& recipe, ModelParts parts) {
   PlannedRun run;
   ASSIGN_OR_RETURN(run.model, DeclareModel(recipe, parts));
-  run.missing = Missing(*run.model);
+  Recipe& resolved = run.model->recipe;
+  const bool has_auto = HasAutoSizes(resolved);
+  if (has_auto) SetLargestSizes(run.model->config, &resolved);
   if (run.model->tokenizer != nullptr && recipe.data().train_size() > 0) {
     ASSIGN_OR_RETURN(run.data, PrepareData(*run.model));
   }
   ASSIGN_OR_RETURN(run.sample_context, SampleContext(recipe, run.data));
-  ASSIGN_OR_RETURN(const int64_t max_tokens, MaxTokens(run, recipe));
-  ASSIGN_OR_RETURN(run.engine_options, OptionsOf(recipe, run.model->decoder, max_tokens));
+  if (has_auto) {
+    ASSIGN_OR_RETURN(run.auto_sizes, ChooseAutoSizes(run, recipe, &resolved));
+    if (run.has_data()) RETURN_IF_ERROR(Repack(resolved, &run.data));
+  }
+  run.missing = Missing(*run.model);
+  ASSIGN_OR_RETURN(const int64_t max_tokens, MaxTokens(run, resolved));
+  ASSIGN_OR_RETURN(run.engine_options, OptionsOf(resolved, run.model->decoder, max_tokens));
   run.plan =
-      PlanOf(recipe, run.model->decoder, run.sample_context, &run.engine_options, &run.model->store, &run.engine);
+      PlanOf(resolved, run.model->decoder, run.sample_context, &run.engine_options, &run.model->store, &run.engine);
   return run;
 }
 

@@ -23,6 +23,7 @@ struct PlannedRun {
   std::unique_ptr<Engine> engine;
   RunPlan plan;
   int64_t sample_context = 0;  // tokens of the sample prompts' caches, 0 without prompts
+  std::string auto_sizes;      // what `auto` sizes came to, one line; empty without
   std::string missing;         // what the plan was made without, one line; empty when everything was there
 
   bool has_data() const { return data.train_stream != nullptr; }
@@ -37,6 +38,7 @@ struct MeasuredBytes {
 // `generator` answers sample prompts; null without.
 MeasuredBytes Measure(const PlannedRun& run, const Generator* generator);
 
+// Sizes that the recipe leaves to the plan (`auto`) are chosen first and set in model->recipe.
 // With ModelParts::kConfiguration the base may be a config.json, and data and tokenizer may be missing. Micro-batches
 // are then data.seq_len times training.micro_batch_size tokens long.
 absl::StatusOr<PlannedRun> PlanRun(const recipe::Recipe& recipe, ModelParts parts = ModelParts::kAll);

@@ -187,6 +187,10 @@ OptimizerOptions OptimizerOptionsOf(const Recipe& recipe) {
   if (from.has_projection_scale()) options.projection_scale = from.projection_scale();
   if (from.has_projection_steps()) options.projection_steps = from.projection_steps();
   options.seed = static_cast<uint64_t>(recipe.training().seed());
+  options.in_backward = recipe.training().optimizer_in_backward();
+  const recipe::Memory::OptimizerState state = recipe.memory().optimizer_state();
+  if (state == recipe::Memory::OPTIMIZER_STATE_HOST) options.state_tier = StateTier::kHost;
+  if (state == recipe::Memory::OPTIMIZER_STATE_DISK) options.state_tier = StateTier::kDisk;
   return options;
 }
 

@@ -162,6 +162,10 @@ absl::Status RecipeParser::ReadScalar(const YAML::Node& node, const std::string&
   switch (field.cpp_type()) {
     case FieldDescriptor::CPPTYPE_INT64: {
       int64_t value = 0;
+      if (option.may_be_auto() && !quoted && text == "auto") {
+        reflection.SetInt64(message, &field, kAutoSize);
+        break;
+      }
       const bool read = option.bytes() ? ParseBytes(text, &value) : !quoted && absl::SimpleAtoi(text, &value);
       if (!read || !InRange(option, static_cast<double>(value))) return WrongValue(node, key, field);
       reflection.SetInt64(message, &field, value);

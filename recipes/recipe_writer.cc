@@ -37,6 +37,7 @@ std::string ScalarText(const Message& message, const FieldDescriptor& field) {
   switch (field.cpp_type()) {
     case FieldDescriptor::CPPTYPE_INT64: {
       const int64_t value = reflection.GetInt64(message, &field);
+      if (OptionOf(field).may_be_auto() && value == kAutoSize) return "auto";
       return OptionOf(field).bytes() ? BytesText(value) : absl::StrCat(value);
     }
     case FieldDescriptor::CPPTYPE_DOUBLE:
@@ -97,7 +98,9 @@ nlohmann::ordered_json SectionJson(const Message& message) {
     } else if (field.message_type() != nullptr) {
       value = SectionJson(reflection.GetMessage(message, &field));
     } else if (field.cpp_type() == FieldDescriptor::CPPTYPE_INT64) {
-      value = reflection.GetInt64(message, &field);
+      const int64_t number = reflection.GetInt64(message, &field);
+      value = number;
+      if (OptionOf(field).may_be_auto() && number == kAutoSize) value = "auto";
     } else if (field.cpp_type() == FieldDescriptor::CPPTYPE_DOUBLE) {
       value = reflection.GetDouble(message, &field);
     } else if (field.cpp_type() == FieldDescriptor::CPPTYPE_BOOL) {

@@ -3,6 +3,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "recipes/recipe_reader.h"
+#include "recipes/schema.h"
 
 namespace thimble {
 namespace {
@@ -94,6 +95,15 @@ constexpr RefusedPair kRefusedPairs[] = {
     {"optimizer.name", "adapter.type",
      "apollo is for whole weight matrices, an adapter's are small already: set name to adamw or adamw8bit",
      [](const Recipe& r) { return IsApollo(r) && HasAdapter(r); }},
+    {"data.seq_len", "memory.device_budget", "auto is the longest that fits: give a budget",
+     [](const Recipe& r) { return r.data().seq_len() == kAutoSize && !r.memory().has_device_budget(); }},
+    {"training.micro_batch_size", "memory.device_budget", "auto is what fits: give a budget",
+     [](const Recipe& r) { return r.training().micro_batch_size() == kAutoSize && !r.memory().has_device_budget(); }},
+    {"training.micro_batch_size", "training.optimizer_in_backward",
+     "auto takes its micro-batches out of training.accumulation, which is 1: give a number",
+     [](const Recipe& r) {
+       return r.training().micro_batch_size() == kAutoSize && r.training().optimizer_in_backward();
+     }},
     {"data.validation", "data.validation_share", "give held-out files or a share of the training rows",
      [](const Recipe& r) { return r.data().validation_size() > 0 && r.data().validation_share() > 0; }},
     {"schedule.warmup_steps", "schedule.warmup_ratio", "give one of them",
@@ -138,6 +148,15 @@ constexpr RefusedPair kRefusedPairs[] = {
     {"memory.mlp_tile", "adapter.type",
      "dora takes a pass over the weights for every tile: set memory.mlp_tile to 0 or adapter.type to lora",
      [](const Recipe& r) { return r.memory().mlp_tile() > 0 && r.adapter().type() == Adapter::TYPE_DORA; }},
+    {"training.optimizer_in_backward", "training.accumulation",
+     "gradients that are used at once cannot be summed over micro-batches: set accumulation to 1 and raise "
+     "training.micro_batch_size",
+     [](const Recipe& r) { return r.training().optimizer_in_backward() && r.training().accumulation() > 1; }},
+    {"training.optimizer_in_backward", "optimizer.max_grad_norm",
+     "the norm of all gradients is known only after the last update, so they cannot be clipped to it: set "
+     "max_grad_norm "
+     "to 0",
+     [](const Recipe& r) { return r.training().optimizer_in_backward() && r.optimizer().max_grad_norm() > 0; }},
     {"output.export.format", "adapter.type",
      "peft exports an adapter and there is none: set output.export.format to merged",
      [](const Recipe& r) { return r.output().export_().format() == Export::FORMAT_PEFT && !HasAdapter(r); }},

@@ -101,7 +101,7 @@ std::string AllowedText(const FieldDescriptor& field) {
   switch (field.cpp_type()) {
     case FieldDescriptor::CPPTYPE_INT64:
       if (limits.bytes()) return "a number of bytes such as 8GiB, 500MB or 1048576";
-      return "a whole number" + RangeText(limits);
+      return "a whole number" + RangeText(limits) + (limits.may_be_auto() ? ", or auto" : "");
     case FieldDescriptor::CPPTYPE_DOUBLE:
       return "a number" + RangeText(limits);
     case FieldDescriptor::CPPTYPE_BOOL:

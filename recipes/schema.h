@@ -21,6 +21,9 @@ std::vector<std::string> EnumTexts(const google::protobuf::EnumDescriptor& type)
 const google::protobuf::EnumValueDescriptor* FindEnumValue(const google::protobuf::EnumDescriptor& type,
                                                            std::string_view text);
 
+// What `auto` is in a message.
+inline constexpr int64_t kAutoSize = 0;
+
 // What a value of this option may be: "a whole number from 1 to 4096", "one of none, lora, dora", "true or false".
 std::string AllowedText(const google::protobuf::FieldDescriptor& field);
 // The default as it would stand in a recipe, or "" where there is none.

@@ -152,14 +152,14 @@ absl::StatusOr<std::unique_ptr<ModelSession>> DeclareModel(const Recipe& recipe,
 
 absl::Status LoadModel(ModelSession* model) {
   Store& store = model->store;
-  if (store.stream_bytes() > 0 && store.streams_from_host()) {
-    store.SetWeightTier(MakeHostTier(store.stream_bytes()));
-  } else if (store.stream_bytes() > 0) {
+  if (store.stream_bytes() > 0) {
     ASSIGN_OR_RETURN(std::unique_ptr<Tier> tier,
-                     MakeDiskTier(model->recipe.memory().spill_folder(), store.stream_bytes()));
+                     store.streams_from_host()
+                         ? MakeHostTier(store.stream_bytes())
+                         : MakeDiskTier(model->recipe.memory().spill_folder(), store.stream_bytes()));
     store.SetWeightTier(std::move(tier));
   }
-  model->store.Allocate();
+  RETURN_IF_ERROR(store.TakeMemory());
   if (model->base != nullptr) {
     RETURN_IF_ERROR(LoadWeights(*model->base, model->decoder, model->quantization, &model->store));
   } else {
@@ -256,10 +256,15 @@ absl::StatusOr<DataSession> PrepareData(const ModelSession& model) {
                                                       model.tokenizer_file, recipe.data().cache()));
     absl::StrAppend(&data.fingerprint, "+", data.validation.fingerprint);
   }
-  ASSIGN_OR_RETURN(Streams streams, MakeStreams(recipe, data.train, data.validation));
-  data.train_stream = std::move(streams.train);
-  data.eval_stream = std::move(streams.eval);
+  RETURN_IF_ERROR(Repack(recipe, &data));
   return data;
+}
+
+absl::Status Repack(const Recipe& recipe, DataSession* data) {
+  ASSIGN_OR_RETURN(Streams streams, MakeStreams(recipe, data->train, data->validation));
+  data->train_stream = std::move(streams.train);
+  data->eval_stream = std::move(streams.eval);
+  return absl::OkStatus();
 }
 
 absl::StatusOr<int64_t> LongestMicroBatch(const Recipe& recipe, const DataSession& data) {

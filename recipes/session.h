@@ -76,6 +76,8 @@ struct DataSession {
 
 // Tokenises the recipe's files. The model outlives the result.
 absl::StatusOr<DataSession> PrepareData(const ModelSession& model);
+// Packs the same rows anew, as `recipe` says.
+absl::Status Repack(const recipe::Recipe& recipe, DataSession* data);
 // Tokens of the longest micro-batch, training or evaluation, of the same rows packed as `recipe` says.
 absl::StatusOr<int64_t> LongestMicroBatch(const recipe::Recipe& recipe, const DataSession& data);
 // The encoder alone, for prompts and for rows of other files.

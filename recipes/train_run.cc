@@ -30,13 +30,18 @@ namespace {
 namespace fs = std::filesystem;
 using recipe::Recipe;
 
+constexpr size_t kChangesShown = 3;
+
 void Say(const std::string& text) { std::fprintf(stderr, "%s\n", text.c_str()); }
 
 // One run, step by step; each member function is a stage.
 class Runner {
  public:
-  Runner(PlannedRun planned, std::unique_ptr<RunFolder> run_folder)
-      : planned_(std::move(planned)), run_folder_(std::move(run_folder)), resume_(!run_folder_->is_new()) {}
+  Runner(PlannedRun planned, std::unique_ptr<RunFolder> run_folder, ReadVariation read)
+      : planned_(std::move(planned)),
+        run_folder_(std::move(run_folder)),
+        read_(std::move(read)),
+        resume_(!run_folder_->is_new()) {}
 
   absl::Status Run() {
     folder_ = recipe().output().folder();
@@ -72,6 +77,7 @@ class Runner {
 
   absl::Status ShowPlan() {
     Say(DescribeModel(model()));
+    if (!planned_.auto_sizes.empty()) Say(planned_.auto_sizes);
     if (!model().compute_reason.empty()) Say("compute: " + model().compute_reason);
     std::string data;
     AppendEntry("Data:", planned_.data.train.description, 6, &data);
@@ -81,7 +87,16 @@ class Runner {
     }
     Say(FormatDataReport(MakeDataReport(planned_.data.train, *planned_.data.train_stream, *planned_.data.encoder)));
     Say(FormatRunPlan(planned_.plan, /*alive_shown=*/3));
-    return CheckBudget(planned_.plan, planned_.engine_options);
+    const absl::Status fits = CheckBudget(planned_.plan, planned_.engine_options);
+    if (!fits.ok() && read_) {
+      const MachineRates rates = LoadOrMeasureRates(MachineRatesPath());
+      Say(FormatChanges(FindChanges(planned_, read_, rates, kChangesShown), planned_.plan));
+    }
+    RETURN_IF_ERROR(fits);
+    std::string warning;
+    RETURN_IF_ERROR(CheckMachine(planned_.plan, ReadMachineMemory(), &warning));
+    if (!warning.empty()) Say("warning: " + warning);
+    return absl::OkStatus();
   }
 
   // The first files of the run folder, once nothing of the input can be wrong any more.
@@ -226,7 +241,8 @@ class Runner {
     summary.plan = planned_.plan;
     summary.measured = Measure(planned_, generator_.get());
     for (const Tier* tier : {planned_.engine->tier(Placement::kHost), planned_.engine->tier(Placement::kDisk),
-                             static_cast<const Tier*>(model().store.weight_tier())}) {
+                             static_cast<const Tier*>(model().store.weight_tier()),
+                             static_cast<const Tier*>(model().store.state_tier())}) {
       if (tier != nullptr) summary.stalled_seconds += tier->stalled_seconds();
     }
     summary.process_peak_bytes = PeakResidentBytes();
@@ -241,6 +257,7 @@ class Runner {
 
   PlannedRun planned_;
   std::unique_ptr<RunFolder> run_folder_;
+  ReadVariation read_;
   bool resume_;
   std::string folder_;
   RunIdentity identity_;
@@ -251,7 +268,7 @@ class Runner {
 
 }  // namespace
 
-absl::Status TrainRun(const Recipe& recipe, bool resume) {
+absl::Status TrainRun(const Recipe& recipe, bool resume, const ReadVariation& read) {
   if (!recipe.output().has_folder()) {
     return absl::InvalidArgumentError(
         "output.folder: missing; where shall the run go? For example --set "
@@ -262,7 +279,7 @@ absl::Status TrainRun(const Recipe& recipe, bool resume) {
   ASSIGN_OR_RETURN(std::unique_ptr<RunFolder> run_folder, resume ? RunFolder::Reopen(folder) : RunFolder::Make(folder));
   if (!run_folder->warning().empty()) Say("warning: " + run_folder->warning());
   ASSIGN_OR_RETURN(PlannedRun planned, PlanRun(recipe));
-  return Runner(std::move(planned), std::move(run_folder)).Run();
+  return Runner(std::move(planned), std::move(run_folder), read).Run();
 }
 
 }  // namespace thimble

@@ -45,19 +45,42 @@ std::string StateKey(const StoreEntry& state) {
   return absl::StrCat("moments/", absl::StrReplaceAll(state.name, {{"#", "/"}}));
 }
 
-absl::Status ReadTensor(const Hdf5Reader& file, const std::string& key, const Store& store, StoreId id) {
-  const Matrix m = store.matrix(id);
-  if (const int64_t codes = store.entry(id).codes; codes > 0) return file.Read(key, Hdf5Type::kU8, {codes}, m.data);
-  return file.Read(key, Hdf5Type::kF32, {m.rows, m.cols}, m.data);
+// An offloaded state comes and goes in pieces.
+constexpr int64_t kPiece = int64_t{1} << 20;
+
+Hdf5Type TypeOf(const StoreEntry& entry) { return entry.codes > 0 ? Hdf5Type::kU8 : Hdf5Type::kF32; }
+std::vector<int64_t> ShapeOf(const StoreEntry& entry) {
+  return entry.codes > 0 ? std::vector<int64_t>{entry.codes} : std::vector<int64_t>{entry.rows, entry.cols};
+}
+
+absl::Status ReadOffloaded(const Hdf5Reader& file, const std::string& key, StoreId id, Store* store) {
+  const StoreEntry& entry = store->entry(id);
+  ASSIGN_OR_RETURN(const Hdf5Reader::Entry* const stored, file.Find(key, TypeOf(entry)));
+  if (stored->shape != ShapeOf(entry)) {
+    return absl::DataLossError(absl::StrCat(file.path(), ": ", key, " has another shape than the model's"));
+  }
+  const int64_t element_bytes = Hdf5TypeBytes(stored->type);
+  std::vector<char> piece(static_cast<size_t>(std::min(kPiece, stored->bytes)));
+  for (int64_t first = 0; first < stored->bytes; first += kPiece) {
+    const int64_t bytes = std::min(kPiece, stored->bytes - first);
+    RETURN_IF_ERROR(file.ReadRange(key, stored->type, first / element_bytes, bytes / element_bytes, piece.data()));
+    RETURN_IF_ERROR(store->WriteState(id, first, bytes, piece.data()));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReadTensor(const Hdf5Reader& file, const std::string& key, StoreId id, Store* store) {
+  const StoreEntry& entry = store->entry(id);
+  if (entry.slot >= 0) return ReadOffloaded(file, key, id, store);
+  return file.Read(key, TypeOf(entry), ShapeOf(entry), store->matrix(id).data);
 }
 
 void AddTensor(const std::string& key, const Store& store, StoreId id, Hdf5Writer* writer) {
-  const Matrix m = store.matrix(id);
-  if (const int64_t codes = store.entry(id).codes; codes > 0) {
-    writer->AddArray(key, Hdf5Type::kU8, {codes}, m.data);
-  } else {
-    writer->AddArray(key, Hdf5Type::kF32, {m.rows, m.cols}, m.data);
-  }
+  const StoreEntry& entry = store.entry(id);
+  if (entry.slot < 0) return writer->AddArray(key, TypeOf(entry), ShapeOf(entry), store.matrix(id).data);
+  writer->AddArray(key, TypeOf(entry), ShapeOf(entry), [&store, id](int64_t first_byte, absl::Span<char> out) {
+    return store.ReadState(id, first_byte, static_cast<int64_t>(out.size()), out.data());
+  });
 }
 
 // Dotted keys and values of a resolved recipe, as its writer lays it out: two spaces a level, one value a line.
@@ -185,9 +208,9 @@ absl::StatusOr<TrainState> LoadCheckpoint(const std::string& path, const RunIden
   RETURN_IF_ERROR(status);
   for (StoreId id : store->Trainable()) {
     const StoreEntry& entry = store->entry(id);
-    RETURN_IF_ERROR(ReadTensor(file, TensorKey(entry), *store, id));
+    RETURN_IF_ERROR(ReadTensor(file, TensorKey(entry), id, store));
     for (StoreId state : entry.state) {
-      RETURN_IF_ERROR(ReadTensor(file, StateKey(store->entry(state)), *store, state));
+      RETURN_IF_ERROR(ReadTensor(file, StateKey(store->entry(state)), state, store));
     }
   }
   return state;
@@ -199,7 +222,7 @@ absl::Status LoadCheckpointTensors(const std::string& path, Store* store, RunIde
     ASSIGN_OR_RETURN(*identity, ReadIdentity(file));
   }
   for (StoreId id : store->Trainable()) {
-    RETURN_IF_ERROR(ReadTensor(file, TensorKey(store->entry(id)), *store, id));
+    RETURN_IF_ERROR(ReadTensor(file, TensorKey(store->entry(id)), id, store));
   }
   return absl::OkStatus();
 }

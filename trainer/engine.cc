@@ -6,6 +6,7 @@
 #include "ops/check.h"
 #include "trainer/idle_values.h"
 #include "trainer/transfers.h"
+#include "trainer/update_in_backward.h"
 
 namespace thimble {
 
@@ -24,6 +25,8 @@ Engine::Engine(const Decoder* decoder, Store* store, const EngineOptions& option
   if (tiled()) CountTiers(Record(options_.sequence_tile, Kind::kHidden)->plan);
   if (options_.train) {
     CountTiers(Record(options_.max_tokens, Kind::kEvaluate)->plan);
+  }
+  if (options_.train && !updates_in_backward()) {
     update_.planned = std::make_unique<PlannedTape>(store_);
     RecordUpdate(&update_.planned->tape, options_.optimizer);
     update_.planned->plan = PlanTiers(update_.planned->tape, {});
@@ -47,8 +50,19 @@ absl::Status Engine::Prepare() {
   if (disk_bytes_ > 0) {
     ASSIGN_OR_RETURN(disk_, MakeDiskTier(options_.spill_folder, disk_bytes_));
   }
-  if (host_bytes_ > 0) host_ = MakeHostTier(host_bytes_);
-  arena_ = std::make_unique<Arena>(arena_bytes_);
+  if (host_bytes_ > 0) {
+    ASSIGN_OR_RETURN(host_, MakeHostTier(host_bytes_));
+  }
+  const int64_t state_bytes = options_.train ? store_->state_bytes() : 0;
+  if (state_bytes > 0 && store_->state_tier() == nullptr) {
+    ASSIGN_OR_RETURN(std::unique_ptr<Tier> tier, store_->state_on_host()
+                                                     ? MakeHostTier(state_bytes)
+                                                     : MakeDiskTier(options_.spill_folder, state_bytes));
+    store_->SetStateTier(std::move(tier));
+  }
+  auto arena = std::make_unique<Arena>(arena_bytes_);
+  if (!arena->ok()) return NoAddressSpace("the arena", arena_bytes_);
+  arena_ = std::move(arena);
   return absl::OkStatus();
 }
 
@@ -87,6 +101,7 @@ std::unique_ptr<PlannedTape> Engine::Record(int64_t tokens, Kind kind) const {
   if (train) Backward(tape, moves ? options_.activations.WithoutOffload() : options_.activations).Run();
   if (moves) MoveIdleValues(options_.activations, options_.idle_tier, pinned, tape);
   FetchStreamedWeights(tape);
+  if (train && updates_in_backward()) RecordUpdatesInBackward(tape, options_.optimizer);
   planned->plan = PlanTiers(*tape, pinned);
   return planned;
 }
@@ -138,15 +153,33 @@ Engine::Runnable& Engine::RunBatch(const Batch& batch, Kind kind, RunScalars* sc
 }
 
 double Engine::TrainMicroStep(const Batch& batch, float inverse_targets, uint64_t dropout_counter) {
-  CHECK(options_.train);
+  CHECK(options_.train && !updates_in_backward());
   RunScalars scalars;
   scalars.inverse_targets = inverse_targets;
   scalars.dropout_counter = dropout_counter;
-  const Runnable& runnable = RunBatch(batch, Kind::kTrain, &scalars);
+  return Train(batch, &scalars);
+}
+
+double Engine::TrainAndUpdate(const Batch& batch, float inverse_targets, uint64_t dropout_counter, double learning_rate,
+                              int64_t optimizer_step, double* grad_norm) {
+  CHECK(options_.train && updates_in_backward());
+  RunScalars scalars;
+  scalars.inverse_targets = inverse_targets;
+  scalars.dropout_counter = dropout_counter;
+  scalars.learning_rate = learning_rate;
+  scalars.optimizer_step = optimizer_step;
+  const double loss = Train(batch, &scalars);
+  *grad_norm = scalars.grad_norm;
+  return loss;
+}
+
+double Engine::Train(const Batch& batch, RunScalars* scalars) {
+  const Runnable& runnable = RunBatch(batch, Kind::kTrain, scalars);
   return SumLosses(runnable, static_cast<int64_t>(batch.tokens.size()), nullptr);
 }
 
 void Engine::ZeroGradients() {
+  if (updates_in_backward()) return;
   for (StoreId id : store_->Trainable()) {
     const Vector gradient = store_->vector(store_->entry(id).gradient);
     std::memset(gradient.data, 0, sizeof(float) * gradient.size);

@@ -61,11 +61,16 @@ class Engine {
   const absl::Status& status() const { return status_; }
   // The plan of the largest training (or, without training, evaluation) tape.
   const PlannedTape& largest() const { return *largest_; }
-  // The plan of the optimiser's update; null without training.
+  // The plan of the optimiser's update; null without training and where updates happen in backward.
   const PlannedTape* update() const { return update_.planned.get(); }
 
   // Forward and backward; gradients are accumulated. Returns the sum of the loss over targets.
   double TrainMicroStep(const Batch& batch, float inverse_targets, uint64_t dropout_counter);
+  // Where parameters are updated in backward (options.optimizer.in_backward), in place of TrainMicroStep and Update:
+  // one optimiser step on one micro-batch. Returns the sum of the loss over targets.
+  double TrainAndUpdate(const Batch& batch, float inverse_targets, uint64_t dropout_counter, double learning_rate,
+                        int64_t optimizer_step, double* grad_norm);
+  bool updates_in_backward() const { return options_.optimizer.in_backward; }
   void ZeroGradients();
   // One optimiser step with the gathered gradients. Returns the gradient norm before clipping.
   double Update(double learning_rate, int64_t optimizer_step);
@@ -94,6 +99,7 @@ class Engine {
   Tiers tiers() const { return {arena_.get(), host_.get(), disk_.get()}; }
   Runnable& Get(int64_t tokens, int64_t max_tokens, Kind kind);
   void Execute(Runnable* runnable, RunScalars* scalars);
+  double Train(const Batch& batch, RunScalars* scalars);
   // Pads the batch to the tape's shape, binds and runs.
   Runnable& RunBatch(const Batch& batch, Kind kind, RunScalars* scalars);
   double SumLosses(const Runnable& runnable, int64_t tokens, std::vector<float>* losses) const;

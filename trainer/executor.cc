@@ -6,7 +6,7 @@
 #include <limits>
 
 #include "ops/check.h"
-#include "trainer/packed_weight.h"
+#include "ops/scratch_buffer.h"
 
 namespace thimble {
 
@@ -14,8 +14,7 @@ Arena::Arena(int64_t bytes) : bytes_(bytes) {
   if (bytes_ == 0) return;
   void* block = ::mmap(nullptr, static_cast<size_t>(bytes_), PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  CHECK(block != MAP_FAILED) << "no " << bytes_ << " bytes of address space";
-  data_ = static_cast<char*>(block);
+  if (block != MAP_FAILED) data_ = static_cast<char*>(block);
 }
 
 Arena::~Arena() {
@@ -24,6 +23,7 @@ Arena::~Arena() {
 
 Executor::Executor(const Tape* tape, const TierPlans* plans, const Tiers& tiers)
     : tape_(tape), plans_(plans), tiers_(tiers), addresses_(tape->values().size(), nullptr) {
+  CHECK(tiers_.device->ok());
   CHECK_GE(tiers_.device->bytes(), plans_->device.peak_bytes);
   CHECK_GE(tiers_.host == nullptr ? 0 : tiers_.host->bytes(), plans_->host.peak_bytes);
   CHECK_GE(tiers_.disk == nullptr ? 0 : tiers_.disk->bytes(), plans_->disk.peak_bytes);
@@ -45,8 +45,11 @@ absl::Status Executor::Run(RunScalars* scalars) {
     if (value.placement == Placement::kStore) {
       addresses_[id] = const_cast<void*>(tape_->store().entry(value.store).view.data);
     }
-    const bool streamed = value.placement == Placement::kStore && tape_->store().entry(value.store).slot >= 0;
-    const bool outside = !streamed && (value.placement == Placement::kStore || value.placement == Placement::kInput);
+    bool outside = value.placement == Placement::kInput;
+    if (value.placement == Placement::kStore) {
+      const StoreEntry& entry = tape_->store().entry(value.store);
+      outside = entry.slot < 0 && !entry.in_arena;
+    }
     CHECK(!outside || addresses_[id] != nullptr || value.bytes() == 0) << "no memory bound for " << value.name;
   }
   const MemoryPlan& plan = plans_->device;
@@ -92,6 +95,7 @@ absl::Status Executor::RunTransfer(const Step& step) {
   const ValueId first = step.inputs[0];
   switch (step.transfer) {
     case TransferKind::kPut: {
+      if (step.outputs.empty()) return PutBack(first);
       const ValueId slot = step.outputs[0];
       Tier* tier = TierOf(slot);
       const PlannedBuffer& buffer = BufferOf(slot);
@@ -101,11 +105,11 @@ absl::Status Executor::RunTransfer(const Step& step) {
     }
     case TransferKind::kGet: {
       const ValueId to = step.outputs[0];
-      const Value& from = tape_->value(first);
-      if (from.placement == Placement::kStore) {
-        const StoreEntry& entry = tape_->store().entry(from.store);
-        Tier* weights = tape_->store().weight_tier();
-        under_way_[to] = {weights, weights->Get(entry.slot, addresses_[to], PackedBytesBound(entry.bytes))};
+      const Value& value = tape_->value(to);
+      if (tape_->value(first).placement == Placement::kStore) {
+        const StoreEntry& entry = tape_->store().entry(value.store);
+        Tier* tier = tape_->store().TierOf(entry);
+        under_way_[to] = {tier, tier->Get(entry.slot + value.store_offset, addresses_[to], value.bytes())};
         return absl::OkStatus();
       }
       Tier* tier = TierOf(first);
@@ -117,6 +121,16 @@ absl::Status Executor::RunTransfer(const Step& step) {
     case TransferKind::kNone:
       break;
   }
+  return absl::OkStatus();
+}
+
+absl::Status Executor::PutBack(ValueId fetched) {
+  const Value& value = tape_->value(fetched);
+  const StoreEntry& entry = tape_->store().entry(value.store);
+  Tier* tier = tape_->store().TierOf(entry);
+  const int64_t slot = entry.slot + value.store_offset;
+  tier->Touch(Aligned(slot + value.bytes()));
+  under_way_[fetched] = {tier, tier->Put(addresses_[fetched], slot, value.bytes())};
   return absl::OkStatus();
 }
 

@@ -21,6 +21,8 @@ class Arena {
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
 
+  // False where the process may not have the address space; errno says why.
+  bool ok() const { return bytes_ == 0 || data_ != nullptr; }
   char* data() const { return data_; }
   int64_t bytes() const { return bytes_; }
   // The end of the highest range handed to a kernel so far.
@@ -58,6 +60,7 @@ class Executor {
 
  private:
   absl::Status RunTransfer(const Step& step);
+  absl::Status PutBack(ValueId fetched);
   Tier* TierOf(ValueId slot) const;
   const PlannedBuffer& BufferOf(ValueId slot) const;
 

@@ -96,7 +96,11 @@ void DeclareOptimizerState(const OptimizerOptions& options, Store* store) {
         DeclareApollo(&declare, rows, cols, options.projection_rank);
         break;
     }
+    if (options.state_tier == StateTier::kDevice) continue;
+    for (StoreId state : store->entry(id).state) store->OffloadState(state);
   }
+  if (options.state_tier == StateTier::kHost) store->StateToHost();
+  if (options.in_backward) store->MoveGradientsToArena();
 }
 
 }  // namespace thimble

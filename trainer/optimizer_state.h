@@ -13,8 +13,14 @@ namespace thimble {
 enum class OptimizerKind : uint8_t { kAdamW, kAdamW8Bit, kLion, kAdafactor, kApollo };
 std::string_view NameOf(OptimizerKind kind);
 
+// Where the optimiser's state lies between updates.
+enum class StateTier : uint8_t { kDevice, kHost, kDisk };
+
 struct OptimizerOptions {
   OptimizerKind kind = OptimizerKind::kAdamW;
+  StateTier state_tier = StateTier::kDevice;
+  // Each parameter is updated as soon as its gradient is complete: see RecordUpdatesInBackward.
+  bool in_backward = false;
   double beta1 = 0.9;
   double beta2 = 0.999;
   double eps = 1e-8;
@@ -29,7 +35,8 @@ struct OptimizerOptions {
   uint64_t seed = 0;
 };
 
-// Attaches the optimiser's state to every trainable entry, once, as entries of Category::kMoments. In this order:
+// Attaches the optimiser's state to every trainable entry, once, as entries of Category::kMoments, with places in the
+// state tier where options.state_tier says so; with in_backward, gradients move to the arena. In this order:
 //   adamw      #exp_avg, #exp_avg_sq: f32 of the parameter's shape
 //   adamw8bit  #exp_avg, #exp_avg_sq: one byte an element; #exp_avg_absmax, #exp_avg_sq_absmax: f32, one a block of
 //   256.

@@ -48,9 +48,11 @@ RunPlan MakeRunPlan(const Store& store, const Engine& engine, const TierBudgets&
   const TierPlans& tiers = engine.largest().plan;
   plan.host = {budgets.host, engine.tier_bytes(Placement::kHost), tiers.host.lower_bound_bytes};
   plan.disk = {budgets.disk, engine.tier_bytes(Placement::kDisk), tiers.disk.lower_bound_bytes};
-  TierUse& weights = store.streams_from_host() ? plan.host : plan.disk;
-  weights.planned_bytes += store.stream_bytes();
-  weights.lower_bound_bytes += store.stream_bytes();
+  for (TierUse* tier : {&plan.host, &plan.disk}) {
+    const int64_t stays = store.TierBytes(/*host=*/tier == &plan.host);
+    tier->planned_bytes += stays;
+    tier->lower_bound_bytes += stays;
+  }
   plan.arena_bytes = engine.arena_bytes();
   plan.lower_bound_bytes = plan.planned_bytes - engine.arena_bytes() + engine.arena_lower_bound_bytes();
   plan.process_bytes = plan.planned_bytes + plan.host.planned_bytes + besides_bytes;
@@ -103,6 +105,27 @@ absl::Status CheckBudget(const RunPlan& plan, const EngineOptions& options) {
       absl::StrCat("the plan needs ", plan.planned_bytes, " bytes (", MiBText(plan.planned_bytes),
                    "), memory.device_budget allows ", plan.budget_bytes, " (", MiBText(plan.budget_bytes),
                    "): ", MiBText(plan.planned_bytes - plan.budget_bytes), " too much. What would lower it: ", help));
+}
+
+absl::Status CheckMachine(const RunPlan& plan, const MachineMemory& machine, std::string* warning) {
+  warning->clear();
+  const int64_t limit = machine.limit_bytes;
+  if (limit > 0 && plan.process_bytes > limit) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "the plan needs ", plan.process_bytes, " bytes (", MiBText(plan.process_bytes), ") of memory in all, ",
+        machine.limited_by, " ", limit, " (", MiBText(limit),
+        "). What would lower it: memory.activations: recompute; memory.weights, memory.optimizer_state or "
+        "memory.boundaries on disk; a smaller training.micro_batch_size or data.seq_len; quantization.format: nf4"));
+  }
+  const int64_t stated = plan.budget_bytes + plan.host.budget_bytes;
+  if (machine.available_bytes > 0 && plan.process_bytes > machine.available_bytes) {
+    *warning = absl::StrCat("the plan needs ", MiBText(plan.process_bytes), " of memory in all and only ",
+                            MiBText(machine.available_bytes), " are free: the run may swap or be killed");
+  } else if (limit > 0 && stated > limit) {
+    *warning = absl::StrCat("the recipe's budgets state ", MiBText(stated), ", ", machine.limited_by, " ",
+                            MiBText(limit), "; this plan needs ", MiBText(plan.process_bytes));
+  }
+  return absl::OkStatus();
 }
 
 std::string FormatRunPlan(const RunPlan& plan, size_t alive_shown) {

@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "nlohmann/json.hpp"
 #include "trainer/engine.h"
+#include "trainer/process_memory.h"
 #include "trainer/report_chart.h"
 #include "trainer/store.h"
 
@@ -54,6 +55,10 @@ RunPlan MakeRunPlan(const Store& store, const Engine& engine, const TierBudgets&
 // ResourceExhausted, with the bytes and what would lower them, when the plan is above the budget of a
 // tier.
 absl::Status CheckBudget(const RunPlan& plan, const EngineOptions& options);
+
+// ResourceExhausted where the whole process is planned above what it may have on this machine. `warning`, empty
+// otherwise, says so where that is free only in part, or where the stated budgets are above the machine.
+absl::Status CheckMachine(const RunPlan& plan, const MachineMemory& machine, std::string* warning);
 
 // A table of at most 80 columns; of the buffers alive at the peak the largest `alive_shown`.
 std::string FormatRunPlan(const RunPlan& plan, size_t alive_shown);

@@ -76,6 +76,36 @@ int64_t BytesOf(const Tape& tape, ValueId id) {
   return value.placement == Placement::kStore ? tape.store().entry(value.store).bytes : value.bytes();
 }
 
+// Where a put goes.
+ValueId WrittenBy(const Step& put) { return put.outputs.empty() ? put.inputs[1] : put.outputs[0]; }
+
+bool IsFetchedState(const Value& value) {
+  return value.placement == Placement::kActivation && value.store >= 0 && value.packed_bytes == 0;
+}
+
+// The fetched part of an optimiser's state that a step works on or moves; kNoValue when there is none.
+ValueId FetchedStateOf(const Tape& tape, const Step& step) {
+  for (const std::vector<ValueId>* ids : {&step.inputs, &step.outputs}) {
+    for (ValueId id : *ids) {
+      if (IsFetchedState(tape.value(id))) return id;
+    }
+  }
+  return kNoValue;
+}
+
+// Of such a step: the part, and the same share of gradient and parameter.
+int64_t BytesOfPart(const Tape& tape, const Step& step, ValueId state) {
+  const Value& part = tape.value(state);
+  if (step.transfer != TransferKind::kNone) return 2 * part.bytes();
+  const double share = static_cast<double>(part.bytes()) / static_cast<double>(tape.store().entry(part.store).bytes);
+  double bytes = 0;
+  for (ValueId id : step.inputs) {
+    const Value& value = tape.value(id);
+    bytes += static_cast<double>(value.bytes()) * (IsFetchedState(value) ? 1 : share);
+  }
+  return static_cast<int64_t>(bytes);
+}
+
 // Rows of the table that are looked up, and where they go.
 int64_t EmbeddingBytes(const Tape& tape, const Step& step) {
   const ValueId rows = step.op == "embedding" ? step.outputs[0] : step.inputs[1];
@@ -88,9 +118,9 @@ double MemorySeconds(const Tape& tape, const Step& step, const StepCost& cost, c
   const auto on_disk = [&tape](ValueId id) {
     const Value& value = tape.value(id);
     return value.placement == Placement::kDisk ||
-           (value.placement == Placement::kStore && !tape.store().streams_from_host());
+           (value.placement == Placement::kStore && !tape.store().OnHost(tape.store().entry(value.store)));
   };
-  const bool disk = (step.transfer == TransferKind::kPut && on_disk(step.outputs[0])) ||
+  const bool disk = (step.transfer == TransferKind::kPut && on_disk(WrittenBy(step))) ||
                     (step.transfer == TransferKind::kGet && on_disk(step.inputs[0]));
   return disk ? bytes / 2 / rates.disk_bytes : bytes / rates.memory_bytes;
 }
@@ -102,6 +132,10 @@ StepCost CostOf(const Tape& tape, const Step& step, const CostContext& context) 
   if (step.transfer == TransferKind::kWait) return cost;
   if (step.op == "embedding" || step.op == "embedding_backward") {
     cost.bytes = EmbeddingBytes(tape, step);
+    return cost;
+  }
+  if (const ValueId state = FetchedStateOf(tape, step); state != kNoValue) {
+    cost.bytes = BytesOfPart(tape, step, state);
     return cost;
   }
   for (ValueId id : step.inputs) cost.bytes += BytesOf(tape, id);

@@ -10,8 +10,9 @@
 namespace thimble {
 namespace {
 
+bool IsResident(const StoreEntry& entry) { return entry.slot < 0 && !entry.in_arena; }
 // Whether it lies in the block of Allocate(), once there is one.
-bool InOwnBlock(const StoreEntry& entry) { return entry.view.format == Format::kF32 && entry.slot < 0; }
+bool InOwnBlock(const StoreEntry& entry) { return entry.view.format == Format::kF32 && IsResident(entry); }
 // Rows of an entry in the weight tier. A failure is the tier's, which the executor asks for it.
 class StreamedRows : public WeightReader {
  public:
@@ -112,6 +113,41 @@ absl::Status Store::WriteStreamed(StoreId id, int64_t offset, const void* from, 
   return weight_tier_->Wait(weight_tier_->Put(from, entries_[id].slot + offset, bytes));
 }
 
+void Store::OffloadState(StoreId id) {
+  StoreEntry& entry = entries_[id];
+  CHECK(entry.category == Category::kMoments && entry.view.data == nullptr && entry.slot < 0) << entry.name;
+  entry.slot = state_bytes_;
+  state_bytes_ += Aligned(entry.bytes);
+}
+
+absl::Status Store::ReadState(StoreId id, int64_t first, int64_t bytes, void* to) const {
+  return state_tier_->Wait(state_tier_->Get(entries_[id].slot + first, to, bytes));
+}
+
+absl::Status Store::WriteState(StoreId id, int64_t first, int64_t bytes, const void* from) {
+  return state_tier_->Wait(state_tier_->Put(from, entries_[id].slot + first, bytes));
+}
+
+Tier* Store::TierOf(const StoreEntry& entry) const {
+  return entry.category == Category::kMoments ? state_tier_.get() : weight_tier_.get();
+}
+
+bool Store::OnHost(const StoreEntry& entry) const {
+  return entry.category == Category::kMoments ? state_on_host_ : streams_from_host_;
+}
+
+int64_t Store::TierBytes(bool host) const {
+  return (streams_from_host_ == host ? stream_bytes_ : 0) + (state_on_host_ == host ? state_bytes_ : 0);
+}
+
+void Store::MoveGradientsToArena() {
+  for (StoreEntry& entry : entries_) {
+    if (entry.category != Category::kGradients) continue;
+    CHECK(entry.view.data == nullptr) << entry.name;
+    entry.in_arena = true;
+  }
+}
+
 absl::Status Store::Bind(StoreId id, const WeightView& view, std::shared_ptr<void> owner) {
   StoreEntry& entry = entries_[id];
   CHECK_EQ(view.rows, entry.rows) << entry.name;
@@ -137,7 +173,7 @@ absl::StatusOr<ReadableWeight> Store::Read(StoreId id) const {
   return ReadableWeight{UnpackedView(entry.view, bytes->data()), bytes};
 }
 
-void Store::Allocate() {
+absl::Status Store::TakeMemory() {
   const auto wants_memory = [](const StoreEntry& entry) {
     return InOwnBlock(entry) && entry.view.data == nullptr && entry.bytes > 0;
   };
@@ -145,9 +181,9 @@ void Store::Allocate() {
   for (const StoreEntry& entry : entries_) {
     if (wants_memory(entry)) bytes += Aligned(entry.bytes);
   }
-  if (bytes == 0) return;
+  if (bytes == 0) return absl::OkStatus();
   void* block = ::mmap(nullptr, static_cast<size_t>(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  CHECK(block != MAP_FAILED) << "no " << bytes << " bytes of address space";
+  if (block == MAP_FAILED) return NoAddressSpace("weights and what trains with them", bytes);
   blocks_.emplace_back(block, bytes);
   char* next = static_cast<char*>(block);
   for (StoreEntry& entry : entries_) {
@@ -155,6 +191,12 @@ void Store::Allocate() {
     entry.view = WeightView(reinterpret_cast<float*>(next), entry.rows, entry.cols);
     next += Aligned(entry.bytes);
   }
+  return absl::OkStatus();
+}
+
+void Store::Allocate() {
+  const absl::Status taken = TakeMemory();
+  CHECK(taken.ok()) << taken;
 }
 
 StoreId Store::Find(std::string_view name) const {
@@ -177,7 +219,7 @@ Vector Store::vector(StoreId id) const {
 int64_t Store::BytesOf(Category category) const {
   int64_t bytes = 0;
   for (const StoreEntry& entry : entries_) {
-    if (entry.category == category && entry.slot < 0) bytes += entry.bytes;
+    if (entry.category == category && IsResident(entry)) bytes += entry.bytes;
   }
   return bytes;
 }
@@ -190,7 +232,7 @@ int64_t Store::PaddingBytes() const {
 
 int64_t Store::ResidentBytes() const {
   int64_t bytes = PaddingBytes();
-  for (const StoreEntry& entry : entries_) bytes += entry.slot < 0 ? entry.bytes : 0;
+  for (const StoreEntry& entry : entries_) bytes += IsResident(entry) ? entry.bytes : 0;
   return bytes;
 }
 

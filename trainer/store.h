@@ -37,9 +37,11 @@ struct StoreEntry {
   bool decay = false;  // weight decay applies (matrices, not norms or biases)
   int64_t codes = 0;   // of an entry of bytes: their number
 
-  // Of a streamed entry: where it lies in the weight tier; -1: it stays in memory. Its view says everything but the
-  // addresses.
+  // Of a streamed weight or an offloaded moment: where it lies in the weight or the state tier; -1: it stays in memory.
+  // Its view says everything but the addresses.
   int64_t slot = -1;
+  // A gradient that lives in the arena, from its first sum to its update.
+  bool in_arena = false;
   WeightView view;                       // valid once memory is there
   std::shared_ptr<WeightReader> reader;  // of an entry streamed by rows
   std::shared_ptr<void> owner;           // keeps bound memory alive; null when it lies in the store's own block
@@ -87,12 +89,36 @@ class Store {
   void SetWeightTier(std::unique_ptr<Tier> tier) { weight_tier_ = std::move(tier); }
   Tier* weight_tier() const { return weight_tier_.get(); }
 
+  // Gives what an optimiser keeps a place in the state tier, which is to be set before it is used and whose bytes are
+  // zero until they are written. The update fetches it from there and writes it back.
+  void OffloadState(StoreId id);
+  int64_t state_bytes() const { return state_bytes_; }
+  bool state_on_host() const { return state_on_host_; }
+  void StateToHost() { state_on_host_ = true; }
+  void SetStateTier(std::unique_ptr<Tier> tier) { state_tier_ = std::move(tier); }
+  Tier* state_tier() const { return state_tier_.get(); }
+  // Bytes of an offloaded entry from `first` on.
+  absl::Status ReadState(StoreId id, int64_t first, int64_t bytes, void* to) const;
+  absl::Status WriteState(StoreId id, int64_t first, int64_t bytes, const void* from);
+
+  // The tier that an entry with a slot lies in; null before it is set.
+  Tier* TierOf(const StoreEntry& entry) const;
+  bool OnHost(const StoreEntry& entry) const;
+  // Bytes of both tiers that lie in host memory, or in spill files.
+  int64_t TierBytes(bool host) const;
+
+  // Lets all gradients live in the arena.
+  void MoveGradientsToArena();
+
   // A streamed entry is copied to the weight tier and `owner` let go; Unavailable when that fails.
   absl::Status Bind(StoreId id, const WeightView& view, std::shared_ptr<void> owner);
   // Reads an entry back that is streamed as a whole; any other can be read as it is.
   absl::StatusOr<ReadableWeight> Read(StoreId id) const;
 
-  // Takes one zero-filled block for all f32 entries declared so far that have no memory yet.
+  // Takes one zero-filled block for all f32 entries declared so far that have no memory yet. ResourceExhausted where
+  // the process may not have the address space.
+  absl::Status TakeMemory();
+  // The same where that is no user's business.
   void Allocate();
 
   const StoreEntry& entry(StoreId id) const { return entries_[id]; }
@@ -100,7 +126,7 @@ class Store {
   int64_t size() const { return static_cast<int64_t>(entries_.size()); }
   Matrix matrix(StoreId id) const;  // f32 entries only
   Vector vector(StoreId id) const;
-  int64_t BytesOf(Category category) const;  // without streamed entries
+  int64_t BytesOf(Category category) const;  // of those that lie in memory of the store
   // Between entries in the block of Allocate(), so that each begins on a multiple of 64.
   int64_t PaddingBytes() const;
   // All of that: what the store takes of the device tier.
@@ -117,6 +143,9 @@ class Store {
   int64_t stream_bytes_ = 0;
   bool streams_from_host_ = false;
   bool gradients_ = true;
+  std::unique_ptr<Tier> state_tier_;
+  int64_t state_bytes_ = 0;
+  bool state_on_host_ = false;
 };
 
 }  // namespace thimble

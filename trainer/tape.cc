@@ -76,6 +76,13 @@ ValueId Tape::FetchedWeight(StoreId id) {
   return fetched;
 }
 
+ValueId Tape::FetchedState(StoreId id, int64_t first, int64_t count) {
+  const ValueId fetched = Activation(absl::StrCat(store_->entry(id).name, "~"), 1, count);
+  values_[fetched].store = id;
+  values_[fetched].store_offset = first * int64_t{sizeof(float)};
+  return fetched;
+}
+
 void Tape::ReplaceSteps(std::vector<Step> steps) {
   steps_ = std::move(steps);
   for (size_t s = 0; s < steps_.size(); ++s) {

@@ -34,7 +34,7 @@ enum class Placement : uint8_t {
 // Steps that move bytes between tiers; the executor runs them itself.
 enum class TransferKind : uint8_t {
   kNone,
-  kPut,   // input value -> output slot, begun
+  kPut,   // input value -> output slot, or a fetched part of optimiser state back to where it came from; begun
   kGet,   // input slot -> output value, begun
   kWait,  // until the first input's transfer is over; further inputs only live as long
 };
@@ -52,6 +52,7 @@ struct Value {
   bool needs_gradient = false;  // a trainable parameter, or computed from one
   int32_t producer = -1;        // index of the step that writes it, -1 for inputs and store values
   int64_t packed_bytes = 0;     // of a fetched copy of the weight `store`: its packed form
+  int64_t store_offset = 0;     // of a fetched part of the optimiser state `store`: where it begins there, in bytes
   int64_t bytes() const { return packed_bytes > 0 ? packed_bytes : rows * cols * 4; }
 };
 
@@ -85,6 +86,8 @@ class Tape {
   ValueId Compressed(ValueId of, int64_t words);
   // Where a streamed weight's bytes are fetched to.
   ValueId FetchedWeight(StoreId id);
+  // Where `count` floats of an offloaded optimiser state are fetched to, [1, count].
+  ValueId FetchedState(StoreId id, int64_t first, int64_t count);
   // Appends a step; its outputs need a gradient when an input does and the step has a backward.
   void Append(Step step);
 
@@ -119,9 +122,10 @@ struct RunScalars {
   uint64_t dropout_counter = 0;  // one per micro-step
   int64_t past_tokens = 0;       // rows already in the key/value caches
   double learning_rate = 0;
-  int64_t optimizer_step = 0;  // from 1
-  double grad_norm = 0;        // written by the grad_norm step
-  float clip_factor = 1;       // written by the grad_norm step
+  int64_t optimizer_step = 0;   // from 1
+  double grad_norm = 0;         // written by the grad_norm step
+  double gradient_squares = 0;  // with updates in backward: sum of squares of the gradient that is complete
+  float clip_factor = 1;        // written by the grad_norm step
 };
 
 // What a step sees while it runs: its values by position.

@@ -24,13 +24,13 @@ class HostTier : public Tier {
     if (bytes == 0) return;
     void* block = ::mmap(nullptr, static_cast<size_t>(bytes), PROT_READ | PROT_WRITE,
                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    CHECK(block != MAP_FAILED) << "no " << bytes << " bytes of address space";
-    data_ = static_cast<char*>(block);
+    if (block != MAP_FAILED) data_ = static_cast<char*>(block);
   }
   ~HostTier() override {
     Stop();
     if (data_ != nullptr) ::munmap(data_, static_cast<size_t>(bytes()));
   }
+  bool ok() const { return bytes() == 0 || data_ != nullptr; }
 
  private:
   absl::Status Write(const void* from, int64_t slot, int64_t bytes) override {
@@ -178,7 +178,17 @@ void Tier::Stop() {
   if (worker_.joinable()) worker_.join();
 }
 
-std::unique_ptr<Tier> MakeHostTier(int64_t bytes) { return std::make_unique<HostTier>(bytes); }
+absl::Status NoAddressSpace(const std::string& what, int64_t bytes) {
+  return absl::ResourceExhaustedError(absl::StrCat("the system refuses ", bytes, " bytes of address space for ", what,
+                                                   " (", std::strerror(errno),
+                                                   "); raise its limit (ulimit -v) or plan for less"));
+}
+
+absl::StatusOr<std::unique_ptr<Tier>> MakeHostTier(int64_t bytes) {
+  auto tier = std::make_unique<HostTier>(bytes);
+  if (!tier->ok()) return NoAddressSpace("the host tier", bytes);
+  return tier;
+}
 
 absl::StatusOr<std::unique_ptr<Tier>> MakeDiskTier(const std::string& folder, int64_t bytes) {
   const std::string where = folder.empty() ? DefaultSpillFolder() : folder;

@@ -74,12 +74,15 @@ class Tier {
   std::thread worker_;
 };
 
-// Host memory outside of the arena. Pages are taken when first written and stay.
-std::unique_ptr<Tier> MakeHostTier(int64_t bytes);
+// Host memory outside of the arena, zero until it is written. Pages are taken when first written and stay.
+// ResourceExhausted where the process may not have the address space.
+absl::StatusOr<std::unique_ptr<Tier>> MakeHostTier(int64_t bytes);
+// That error, from errno, for any block of memory.
+absl::Status NoAddressSpace(const std::string& what, int64_t bytes);
 
 // A file of `bytes` in `folder` (TMPDIR or /tmp where empty) that has no name, so that nothing stays behind however the
-// process ends. Its space is taken at once: ResourceExhausted when the disk has less, NotFound or PermissionDenied when
-// the folder is no place to write.
+// process ends; zero until it is written. Its space is taken at once: ResourceExhausted when the disk has less,
+// NotFound or PermissionDenied when the folder is no place to write.
 absl::StatusOr<std::unique_ptr<Tier>> MakeDiskTier(const std::string& folder, int64_t bytes);
 
 }  // namespace thimble

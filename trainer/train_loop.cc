@@ -82,16 +82,24 @@ absl::Status TrainLoop::Step() {
   int64_t tokens = 0;
   // One divisor for the whole accumulated batch: never a mean of means.
   const float inverse = targets > 0 ? static_cast<float>(1.0 / static_cast<double>(targets)) : 0.0f;
+  const double rate = options_.learning_rate * ScheduleFactor(options_.schedule, state_.step);
+  // Without a target there is nothing to learn: not even the moments may move the weights.
+  const bool learns = targets > 0;
+  const bool at_once = engine_->updates_in_backward();
+  double norm = 0;
   for (const Batch& batch : absl::MakeConstSpan(batches_.data(), static_cast<size_t>(count))) {
-    loss += engine_->TrainMicroStep(batch, inverse, static_cast<uint64_t>(state_.micro_step));
+    const auto counter = static_cast<uint64_t>(state_.micro_step);
+    if (!at_once) loss += engine_->TrainMicroStep(batch, inverse, counter);
+    if (at_once && learns) loss += engine_->TrainAndUpdate(batch, inverse, counter, rate, state_.step + 1, &norm);
     RETURN_IF_ERROR(engine_->status());
     tokens += static_cast<int64_t>(batch.tokens.size());
     ++state_.micro_step;
   }
-  loss = targets > 0 ? loss / static_cast<double>(targets) : 0;
-  const double rate = options_.learning_rate * ScheduleFactor(options_.schedule, state_.step);
-  // Without a target there is nothing to learn: not even the moments may move the weights.
-  const double norm = targets > 0 ? engine_->Update(rate, state_.step + 1) : 0.0;
+  loss = learns ? loss / static_cast<double>(targets) : 0;
+  if (!at_once && learns) {
+    norm = engine_->Update(rate, state_.step + 1);
+    RETURN_IF_ERROR(engine_->status());
+  }
   if (!std::isfinite(norm)) ++result_.skipped_steps;
   ++state_.step;
   state_.tokens += tokens;

@@ -39,7 +39,8 @@ struct TrainResult {
 
 class TrainLoop {
  public:
-  // All pointers outlive the loop; `eval` may be null. The run folder exists.
+  // All pointers outlive the loop; `eval` may be null. The run folder exists. `accumulation` is 1 where the engine
+  // updates in backward.
   TrainLoop(Engine* engine, BatchStream* train, BatchStream* eval, const TrainLoopOptions& options,
             std::string run_folder, RunIdentity identity, RunLog* log);
 

@@ -9,10 +9,11 @@
 #include "absl/strings/str_cat.h"
 #include "data/data_report.h"
 #include "ops/check.h"
+#include "recipes/auto_sizes.h"
 #include "recipes/commands/commands.h"
 #include "recipes/commands/flags.h"
+#include "recipes/planned_run.h"
 #include "recipes/recipe_reader.h"
-#include "recipes/session.h"
 #include "recipes/text_layout.h"
 
 DEFINE_int64(rows, 3, "So many first rows are shown.");
@@ -96,13 +97,19 @@ absl::Status RunData(const CommandLine& line) {
   ASSIGN_OR_RETURN(Recipe recipe, ReadRecipe(line.arguments[0], line.Values("set")));
   // Rows do not depend on it, and `auto` would measure.
   recipe.set_compute(Recipe::COMPUTE_F32);
-  ASSIGN_OR_RETURN(const std::unique_ptr<ModelSession> model, DeclareModel(recipe));
-  ASSIGN_OR_RETURN(const DataSession data, PrepareData(*model));
-  for (const TokenisedDataset* set : {&data.train, &data.validation}) {
+  PlannedRun run;
+  if (HasAutoSizes(recipe)) {
+    ASSIGN_OR_RETURN(run, PlanRun(recipe));
+    std::fprintf(stderr, "%s\n", run.auto_sizes.c_str());
+  } else {
+    ASSIGN_OR_RETURN(run.model, DeclareModel(recipe));
+    ASSIGN_OR_RETURN(run.data, PrepareData(*run.model));
+  }
+  for (const TokenisedDataset* set : {&run.data.train, &run.data.validation}) {
     if (!set->warning.empty()) std::fprintf(stderr, "warning: %s\n", set->warning.c_str());
   }
-  const Reports reports = MakeReports(data);
-  return FLAGS_json ? PrintJson(*model, data, reports) : PrintText(*model, data, reports);
+  const Reports reports = MakeReports(run.data);
+  return FLAGS_json ? PrintJson(*run.model, run.data, reports) : PrintText(*run.model, run.data, reports);
 }
 
 }  // namespace

@@ -61,8 +61,8 @@ absl::Status RunPlanCommand(const CommandLine& line) {
   ASSIGN_OR_RETURN(const Recipe recipe, ReadRecipe(line.arguments[0], line.Values("set"), RecipeUse::kPlan));
   ASSIGN_OR_RETURN(const PlannedRun run, PlanRun(recipe, ModelParts::kConfiguration));
   const MachineRates rates = LoadOrMeasureRates(MachineRatesPath());
-  const TapeTime time = PredictStep(run.model->decoder, *run.engine, recipe, rates);
-  const int64_t tokens = StepTokens(*run.engine, recipe);
+  const TapeTime time = PredictStep(run.model->decoder, *run.engine, run.model->recipe, rates);
+  const int64_t tokens = StepTokens(*run.engine, run.model->recipe);
   const absl::Status fits = CheckBudget(run.plan, run.engine_options);
   const std::vector<PolicyPlan> policies = PlanPolicies(run, rates);
   const PlanChanges changes = fits.ok() ? PlanChanges() : ChangesOf(line, run, rates);
@@ -70,6 +70,9 @@ absl::Status RunPlanCommand(const CommandLine& line) {
     nlohmann::ordered_json json = RunPlanJson(run.plan);
     json["fits"] = fits.ok();
     json["without"] = run.missing;
+    json["seq_len"] = run.model->recipe.data().seq_len();
+    json["micro_batch_size"] = run.model->recipe.training().micro_batch_size();
+    json["accumulation"] = run.model->recipe.training().accumulation();
     json["parameters"] = run.model->config.ParameterCount();
     json["trained_parameters"] = TrainedParameters(*run.model);
     json["predicted"] = PredictionJson(time, tokens, rates);
@@ -80,9 +83,10 @@ absl::Status RunPlanCommand(const CommandLine& line) {
   }
   std::printf("%s\n", DescribeModel(*run.model).c_str());
   if (!run.missing.empty()) std::printf("%s\n", run.missing.c_str());
+  if (!run.auto_sizes.empty()) std::printf("%s\n", run.auto_sizes.c_str());
   std::printf("%s\n%s\n%s", FormatRunPlan(run.plan, kAliveShown).c_str(), FormatPrediction(time, tokens).c_str(),
               FormatPolicies(policies, run.model->config).c_str());
-  if (!fits.ok()) std::printf("\n%s", FormatChanges(changes, run.plan.budget_bytes).c_str());
+  if (!fits.ok()) std::printf("\n%s", FormatChanges(changes, run.plan).c_str());
   return fits;
 }
 
@@ -104,11 +108,13 @@ Command PlanCommand() {
       "three cheapest changes that fit, each planned, and ends with exit code 3.\n"
       "JSON: tiers.{device,host,disk}.{budget_bytes,planned_bytes,lower_bound_bytes},\n"
       "process_planned_bytes, categories, arena_bytes, micro_batch_tokens, peak.{step,\n"
-      "step_index,steps,alive}, fits, without, parameters, trained_parameters,\n"
+      "step_index,steps,alive}, fits, without, seq_len,\n"
+      "micro_batch_size, accumulation, parameters, trained_parameters,\n"
       "predicted.{step_seconds,step_tokens,tokens_per_second,bound_by,arithmetic_share,\n"
       "flops,bytes,ops,rates}, activations.{POLICY}.{planned_bytes,\n"
       "lower_bound_bytes,step_seconds,longest_seq_len,longest_by_memory}, changes (a\n"
-      "list of {recipe,planned_bytes,step_seconds,tokens_per_second,effect}) and least\n"
+      "list of {recipe,planned_bytes,host_bytes,disk_bytes,step_seconds,\n"
+      "tokens_per_second,effect}) and least\n"
       "(the smallest plan that was tried).";
   command.example =
       "  thimble plan recipes/qlora.yaml --set model.path=BASE \\\n"

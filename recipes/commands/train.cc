@@ -32,8 +32,13 @@ absl::Status RunTrain(const CommandLine& line) {
     return TrainRun(recipe, /*resume=*/true);
   }
   if (line.arguments.empty()) return absl::InvalidArgumentError("give a RECIPE, or --resume=RUN");
-  ASSIGN_OR_RETURN(const recipe::Recipe recipe, ReadRecipe(line.arguments[0], line.Values("set")));
-  return TrainRun(recipe, /*resume=*/false);
+  const std::vector<std::string> overrides = line.Values("set");
+  ASSIGN_OR_RETURN(const recipe::Recipe recipe, ReadRecipe(line.arguments[0], overrides));
+  return TrainRun(recipe, /*resume=*/false, [&line, &overrides](const std::vector<std::string>& assignments) {
+    std::vector<std::string> all = overrides;
+    all.insert(all.end(), assignments.begin(), assignments.end());
+    return ReadRecipe(line.arguments[0], all);
+  });
 }
 
 }  // namespace

@@ -134,7 +134,10 @@ TEST_F(TrainLoopAllocationTest, EveryTierAndPolicy) {
 TEST_F(TrainLoopAllocationTest, EveryOptimizer) {
   for (const char* name : {"adamw", "adamw8bit", "lion", "adafactor", "apollo"}) {
     ExpectSteady({std::string("optimizer.name=") + name, "memory.activations=recompute"});
+    ExpectSteady({std::string("optimizer.name=") + name, "memory.optimizer_state=disk"});
   }
+  ExpectSteady({"training.optimizer_in_backward=true", "training.accumulation=1", "optimizer.max_grad_norm=0",
+                "memory.optimizer_state=host", "memory.activations=recompute"});
 }
 
 }  // namespace

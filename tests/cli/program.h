@@ -42,7 +42,7 @@ inline std::string FileContent(const std::string& path) {
 class Program {
  public:
   Program(std::vector<std::string> arguments, std::string scratch, rlim_t file_limit = RLIM_INFINITY,
-          const char* output = "/dev/null")
+          const char* output = "/dev/null", rlim_t space_limit = RLIM_INFINITY)
       : scratch_(std::move(scratch)), start_(std::chrono::steady_clock::now()) {
     arguments.insert(arguments.begin(), THIMBLE_PROGRAM);
     std::vector<char*> argv;
@@ -60,6 +60,10 @@ class Program {
       const rlimit limit = {file_limit, file_limit};
       ::setrlimit(RLIMIT_FSIZE, &limit);
     }
+    if (space_limit != RLIM_INFINITY) {
+      const rlimit limit = {space_limit, space_limit};
+      ::setrlimit(RLIMIT_AS, &limit);
+    }
     ::execv(THIMBLE_PROGRAM, argv.data());
     ::_exit(127);
   }
@@ -72,6 +76,7 @@ class Program {
   Program(const Program&) = delete;
   Program& operator=(const Program&) = delete;
 
+  pid_t pid() const { return child_; }
   void Signal(int signal) const { ::kill(child_, signal); }
   bool Ended() const {
     siginfo_t info = {};

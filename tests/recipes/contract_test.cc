@@ -102,7 +102,11 @@ class ContractTest : public SmallModelTest {
       (*recipe)["training"]["sample_tokens"] = 3;
     }
     if (dice->OneIn(3)) (*recipe)["loss"] = {{"label_smoothing", 0.1}, {"z_loss", 1e-4}};
-    if (dice->OneIn(5)) (*recipe)["optimizer"]["max_grad_norm"] = 0;
+    if (dice->OneIn(3)) (*recipe)["optimizer"]["max_grad_norm"] = 0;
+    if (accumulation == 1 && dice->OneIn(2)) {
+      (*recipe)["optimizer"]["max_grad_norm"] = 0;
+      (*recipe)["training"]["optimizer_in_backward"] = true;
+    }
   }
 };
 

@@ -93,6 +93,7 @@ inline void AddTraining(Dice* dice, bool quantised, nlohmann::json* recipe) {
 inline nlohmann::json RandomMemory(Dice* dice, int64_t layers, bool dora) {
   const std::vector<const char*> actions = {"keep", "recompute", "offload_host", "offload_disk"};
   nlohmann::json memory = {{"weights", dice->Word({"device", "device", "host", "disk"})}};
+  memory["optimizer_state"] = dice->Word({"device", "device", "host", "disk"});
   if (!dora && dice->OneIn(3)) memory["mlp_tile"] = 256;
   if (!dora && dice->OneIn(3)) memory["sequence_tile"] = 256;
   if (dice->OneIn(4)) memory["idle_values"] = dice->Word({"host", "disk"});
