@@ -41,12 +41,12 @@ absl::StatusOr<EngineOptions> OptionsOf(const Recipe& recipe, const Decoder& dec
   return options;
 }
 
-// What the plan says of activations, beside the policy: "; tiles of 1024 tokens; idle values in host memory".
+// What the plan says of activations, beside the policy: "; tiles of 1024; idle on host".
 std::string TilesText(const EngineOptions& options) {
   std::string text;
-  if (options.sequence_tile > 0) absl::StrAppend(&text, "; tiles of ", options.sequence_tile, " tokens");
-  if (options.idle_tier == Placement::kHost) absl::StrAppend(&text, "; idle values in host memory");
-  if (options.idle_tier == Placement::kDisk) absl::StrAppend(&text, "; idle values in the spill file");
+  if (options.sequence_tile > 0) absl::StrAppend(&text, "; tiles of ", options.sequence_tile);
+  if (options.idle_tier == Placement::kHost) absl::StrAppend(&text, "; idle on host");
+  if (options.idle_tier == Placement::kDisk) absl::StrAppend(&text, "; idle on disk");
   return text;
 }
 

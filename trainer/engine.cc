@@ -111,7 +111,10 @@ Engine::Runnable& Engine::Get(int64_t tokens, int64_t max_tokens, Kind kind) {
   CHECK(prepared.ok()) << prepared;
   Runnable& runnable = tapes_[{tokens, kind}];
   if (runnable.planned == nullptr) {
-    runnable.planned = Record(tokens, kind);
+    // Tapes of long sequences take room: that of the plan is the one that runs.
+    const Kind largest = options_.train ? Kind::kTrain : Kind::kEvaluate;
+    const bool planned = tokens == options_.max_tokens && kind == largest;
+    runnable.planned = planned ? largest_ : Record(tokens, kind);
     // Fits by construction for the largest shape; a smaller one whose placement came out larger runs as the largest.
     if (!Fits(runnable.planned->plan)) {
       CHECK_LT(tokens, max_tokens);

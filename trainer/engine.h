@@ -88,7 +88,7 @@ class Engine {
 
  private:
   struct Runnable {
-    std::unique_ptr<PlannedTape> planned;
+    std::shared_ptr<PlannedTape> planned;
     std::unique_ptr<Executor> executor;
   };
   enum class Kind : uint8_t { kTrain, kEvaluate, kHidden };
@@ -109,7 +109,7 @@ class Engine {
   EngineOptions options_;
   int64_t arena_bytes_ = 0;
   int64_t lower_bound_bytes_ = 0;
-  std::unique_ptr<PlannedTape> largest_;
+  std::shared_ptr<PlannedTape> largest_;
   std::unique_ptr<Arena> arena_;
   int64_t host_bytes_ = 0;
   int64_t disk_bytes_ = 0;

@@ -214,7 +214,7 @@ std::vector<TokenTile> TokenTiles(int64_t tokens, int64_t sequence_tile) {
 }
 
 std::vector<ValueId> RecordLayers(Tape* tape, const Decoder& decoder, const DecoderInputs& inputs,
-                                   const RecordOptions& options) {
+                                  const RecordOptions& options) {
   const DecoderConfig& c = decoder.config;
   RopeFrequencies rope =
       MakeRopeFrequencies(static_cast<int>(c.head_dim), c.rope_theta, c.rope_scaling, c.max_position);

@@ -23,8 +23,9 @@ struct RecordOptions {
   // tokens times the hidden width. A multiple of kMatMulInnerBlock, or more where that would be above 16 tiles; 0: all
   // tokens at once. With frozen norms and biases gradients are the same bits; trained ones are sums over tiles.
   int64_t sequence_tile = 0;
-  // Tokens of a tile of the MLP, a multiple of kMatMulInnerBlock, or more where that would be above 16 tiles, or above 4
-  // in each tile of the sequence; 0: as the rest. Gradients are the same bits but for the sums over tokens of dropped-out inputs.
+  // Tokens of a tile of the MLP, a multiple of kMatMulInnerBlock, or more where that would be above 16 tiles, or above
+  // 4 in each tile of the sequence; 0: as the rest. Gradients are the same bits but for the sums over tokens of
+  // dropped-out inputs.
   int64_t mlp_tile = 0;
   std::vector<StoreId> caches;  // generation: two store entries a layer, keys and values; else empty
 };
