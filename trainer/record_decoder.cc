@@ -115,12 +115,14 @@ class LayerRecorder {
       SetPrefix(absl::StrCat("g", g, "."));
       const auto whole = [&](int64_t part, const char* name) {
         std::vector<ValueId> rows;
+        rows.reserve(pieces.size());
         for (const std::vector<ValueId>& tile : pieces) rows.push_back(tile[part * groups + g]);
         return RecordJoinRows(tape_, rows, prefix_ + name);
       };
       const Heads h{whole(0, "q"), whole(1, "k"), whole(2, "v")};
       const ValueId a = Attention(h, Shape(groups), kNoValue, kNoValue, prefix_ + "attention");
       std::vector<int64_t> rows;
+      rows.reserve(tiles_.size());
       for (const TokenTile& tile : tiles_) rows.push_back(tile.rows);
       const std::vector<ValueId> split = RecordSplitRows(tape_, a, rows, prefix_ + "attended");
       for (size_t t = 0; t < x.size(); ++t) attended[t].push_back(split[t]);
