@@ -147,6 +147,7 @@ int32_t Generator::Choose(const GenerateOptions& options, uint64_t index, float*
     std::stable_sort(order.begin(), order.end(), [this](int32_t a, int32_t b) { return logits_[a] > logits_[b]; });
     if (options.top_k > 0 && options.top_k < static_cast<int64_t>(order.size())) order.resize(options.top_k);
     std::vector<double> weights;
+    weights.reserve(order.size());
     for (int32_t id : order) weights.push_back(std::exp((logits_[id] - top) / options.temperature));
     const double total = std::accumulate(weights.begin(), weights.end(), 0.0);
     // The smallest set of likeliest tokens that holds top_p of the probability.

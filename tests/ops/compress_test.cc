@@ -5,6 +5,7 @@
 #include <limits>
 #include <vector>
 
+#include "absl/base/casts.h"
 #include "gtest/gtest.h"
 #include "ops/format.h"
 #include "ops/parallel.h"
@@ -44,7 +45,7 @@ TEST(CompressTest, BF16IsTheFormatsRounding) {
     const RoundTrip trip = Pass(Compression::kBF16, x, 3);
     for (size_t i = 0; i < x.size(); ++i) {
       const float expected = BF16ToFloat(FloatToBF16(x[i]));
-      EXPECT_EQ(std::memcmp(&trip.back[i], &expected, sizeof(float)), 0) << x[i];
+      EXPECT_EQ(absl::bit_cast<uint32_t>(trip.back[i]), absl::bit_cast<uint32_t>(expected)) << x[i];
     }
     const RoundTrip again = Pass(Compression::kBF16, trip.back, 3);
     EXPECT_EQ(std::memcmp(again.packed.data(), trip.packed.data(), trip.packed.size() * sizeof(float)), 0);

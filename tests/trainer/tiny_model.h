@@ -70,7 +70,7 @@ class TinyModel {
     }
   }
 
-  Engine MakeEngine(int64_t max_tokens, SavePlan policy = SavePolicy::kKeep,
+  Engine MakeEngine(int64_t max_tokens, const SavePlan& policy = SavePolicy::kKeep,
                     const LinearCrossEntropyOptions& loss = {}) {
     EngineOptions options;
     options.activations = policy;
