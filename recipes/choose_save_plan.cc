@@ -124,8 +124,10 @@ class PlanSearch {
     return Try(options);
   }
 
-  Candidate Try(const EngineOptions& options) {
+  Candidate Try(EngineOptions options) {
+    options.update = update_;
     const Engine engine(&decoder_, store_, options);
+    update_ = engine.shared_update();
     const auto within = [](int64_t budget, int64_t bytes) { return budget == 0 || bytes <= budget; };
     const int64_t on_host = store_->TierBytes(/*host=*/true);
     const int64_t on_disk = store_->TierBytes(/*host=*/false);
@@ -156,6 +158,7 @@ class PlanSearch {
   MachineRates rates_;
   int64_t layers_;
   Candidate best_;
+  std::shared_ptr<PlannedTape> update_;  // the same whatever is saved
   bool tried_ = false;
 };
 

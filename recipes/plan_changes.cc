@@ -10,112 +10,20 @@
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "recipes/auto_sizes.h"
+#include "recipes/change_families.h"
 #include "recipes/plan_policies.h"
 #include "recipes/recipe_reader.h"
+#include "recipes/text_layout.h"
 #include "trainer/engine.h"
 
 namespace thimble {
 namespace {
 
-using recipe::Adapter;
-using recipe::Memory;
-using recipe::Quantization;
-using Assignments = std::vector<std::string>;
-
-constexpr int64_t kSmallestRank = 4;
 constexpr int64_t kShortestSequence = 16;
 constexpr int64_t kMostShortening = 16;  // a sequence cut to less is another task
-
-// Settings of one kind, mildest first; none where the recipe leaves nothing to change.
-struct Family {
-  ChangeEffect effect = ChangeEffect::kOther;
-  std::vector<Assignments> settings;
-  bool longest_sequence = false;  // in place of settings: data.seq_len as long as fits
-};
-
-// Those that take less than the recipe's own.
-Family Policies(const PlannedRun& run) {
-  std::vector<std::pair<int64_t, Assignments>> smaller;
-  for (const PolicyCandidate& candidate : PolicyCandidates(run.engine_options)) {
-    const Engine engine(&run.model->decoder, &run.model->store, candidate.options);
-    if (engine.arena_bytes() < run.plan.arena_bytes) smaller.emplace_back(-engine.arena_bytes(), candidate.assignments);
-  }
-  std::sort(smaller.begin(), smaller.end());
-  Family family{ChangeEffect::kSameBits, {}};
-  for (const auto& [bytes, assignments] : smaller) family.settings.push_back(assignments);
-  return family;
-}
-
-// What stays over a step in a tier further away, where no more than its transfers are paid for it.
-Family FrozenWeights(const Recipe& recipe) {
-  Family family{ChangeEffect::kSameBits, {}};
-  if (recipe.adapter().type() == Adapter::TYPE_NONE) return family;
-  const Memory::Weights now = recipe.memory().weights();
-  if (now == Memory::WEIGHTS_DEVICE) family.settings.push_back({"memory.weights=host"});
-  if (now != Memory::WEIGHTS_DISK) family.settings.push_back({"memory.weights=disk"});
-  return family;
-}
-
-Family OptimizerStates(const Recipe& recipe) {
-  Family family{ChangeEffect::kSameBits, {}};
-  const Memory::OptimizerState now = recipe.memory().optimizer_state();
-  if (now == Memory::OPTIMIZER_STATE_DEVICE) family.settings.push_back({"memory.optimizer_state=host"});
-  if (now != Memory::OPTIMIZER_STATE_DISK) family.settings.push_back({"memory.optimizer_state=disk"});
-  return family;
-}
-
-// Where it leads to the same bits.
-Family UpdatesInBackward(const Recipe& recipe) {
-  Family family{ChangeEffect::kSameBits, {}};
-  const recipe::Training& training = recipe.training();
-  const bool possible = training.accumulation() == 1 && recipe.optimizer().max_grad_norm() == 0;
-  if (possible && !training.optimizer_in_backward()) family.settings = {{"training.optimizer_in_backward=true"}};
-  return family;
-}
-
-// Fewer sequences at once and as many more times.
-Family MicroBatches(const Recipe& recipe) {
-  Family family{ChangeEffect::kSameBatch, {}};
-  const int64_t size = recipe.training().micro_batch_size();
-  for (int64_t smaller = size / 2; smaller >= 1; --smaller) {
-    if (size % smaller != 0) continue;
-    family.settings.push_back(
-        {absl::StrCat("training.micro_batch_size=", smaller),
-         absl::StrCat("training.accumulation=", recipe.training().accumulation() * (size / smaller))});
-  }
-  return family;
-}
-
-// Weights in fewer bits, or frozen beside an adapter.
-Family Weights(const Recipe& recipe) {
-  Family family;
-  const bool quantized = recipe.quantization().format() != Quantization::FORMAT_NONE;
-  if (recipe.adapter().type() == Adapter::TYPE_NONE) {
-    const Assignments lora = {"adapter.type=lora", "trainable.weights=adapter", "trainable.embeddings=false"};
-    family.settings = {lora, lora};
-    family.settings[1].push_back("quantization.format=nf4");
-  } else if (!quantized) {
-    family.settings = {{"quantization.format=nf4"}};
-  } else if (!recipe.quantization().double_quant()) {
-    family.settings = {{"quantization.double_quant=true"}};
-  }
-  return family;
-}
-
-Family Ranks(const Recipe& recipe) {
-  Family family;
-  if (recipe.adapter().type() == Adapter::TYPE_NONE) return family;
-  for (int64_t rank = recipe.adapter().rank() / 2; rank >= kSmallestRank; rank /= 2) {
-    family.settings.push_back({absl::StrCat("adapter.rank=", rank)});
-  }
-  return family;
-}
-
-Family Embeddings(const Recipe& recipe) {
-  Family family;
-  if (TrainsAllWeights(recipe) && TrainsEmbeddings(recipe)) family.settings = {{"trainable.embeddings=false"}};
-  return family;
-}
+// Steps of all tapes that are planned before the search ends, so that the largest models take seconds. Not a time: a
+// recipe has the same changes on every machine.
+constexpr int64_t kMostSteps = 300000;
 
 double FullnessOf(const RunPlan& plan) {
   const auto share = [](int64_t bytes, int64_t budget) {
@@ -125,31 +33,31 @@ double FullnessOf(const RunPlan& plan) {
                    share(plan.disk.planned_bytes, plan.disk.budget_bytes)});
 }
 
+std::string KeyOf(const std::string& assignment) { return assignment.substr(0, assignment.find('=')); }
+
+// Both, what `base` sets as it sets it.
+Assignments Joined(const Assignments& base, const Assignments& more) {
+  Assignments all = base;
+  for (const std::string& assignment : more) {
+    const bool set = std::any_of(base.begin(), base.end(),
+                                 [&](const std::string& other) { return KeyOf(other) == KeyOf(assignment); });
+    if (!set) all.push_back(assignment);
+  }
+  return all;
+}
+
 class Search {
  public:
   Search(const PlannedRun& run, const ReadVariation& read, const MachineRates& rates)
-      : run_(run), read_(read), rates_(rates) {
-    const Recipe& recipe = run.model->recipe;
-    for (Family& family : std::vector<Family>{Policies(run),
-                                              FrozenWeights(recipe),
-                                              OptimizerStates(recipe),
-                                              UpdatesInBackward(recipe),
-                                              MicroBatches(recipe),
-                                              Weights(recipe),
-                                              Ranks(recipe),
-                                              Embeddings(recipe),
-                                              {ChangeEffect::kOther, {}, true}}) {
-      if (!family.settings.empty() || family.longest_sequence) families_.push_back(std::move(family));
-    }
-  }
+      : run_(run), read_(read), rates_(rates), families_(FamiliesOf(run)) {}
 
   PlanChanges Run(size_t count) {
     std::vector<bool> fits_alone;
     for (const Family& family : families_) fits_alone.push_back(Mildest({}, ChangeEffect::kSameBits, family));
-    for (size_t i = 0; i < families_.size() && found_.size() < count; ++i) {
-      for (size_t j = i + 1; j < families_.size() && !fits_alone[i] && found_.size() < count; ++j) {
-        if (families_[i].longest_sequence || fits_alone[j]) continue;
-        Mildest(families_[i].settings.back(), families_[i].effect, families_[j]);
+    // Families come mildest first, so that mild pairs do.
+    for (size_t j = 1; j < families_.size(); ++j) {
+      for (size_t i = 0; i < j && !fits_alone[j] && found_.size() < count && steps_ < kMostSteps; ++i) {
+        if (!fits_alone[i]) Mildest(families_[i].settings.back(), families_[i].effect, families_[j]);
       }
     }
     if (found_.empty()) Everything();
@@ -170,6 +78,12 @@ class Search {
     return variation.ok() ? *std::move(variation) : nullptr;
   }
 
+  static int64_t StepsOf(const Variation& variation) {
+    const PlannedTape* update = variation.engine->update();
+    return static_cast<int64_t>(variation.engine->largest().tape.steps().size() +
+                                (update == nullptr ? 0 : update->tape.steps().size()));
+  }
+
   PlanChange Describe(const Assignments& assignments, ChangeEffect effect, const Variation& variation) const {
     PlanChange change;
     change.assignments = assignments;
@@ -187,6 +101,7 @@ class Search {
   std::optional<PlanChange> Try(const Assignments& assignments, ChangeEffect effect) {
     const std::unique_ptr<Variation> variation = Plan(assignments);
     if (variation == nullptr) return std::nullopt;
+    steps_ += StepsOf(*variation);
     PlanChange change = Describe(assignments, effect, *variation);
     if (least_.planned_bytes == 0 || change.fullness < least_.fullness) least_ = change;
     if (!CheckBudget(variation->plan, variation->engine_options).ok()) return std::nullopt;
@@ -194,12 +109,13 @@ class Search {
   }
 
   // The longest data.seq_len that fits beside `base`.
-  Assignments WithSequence(const Assignments& base, bool shortest) const {
+  Assignments WithSequence(const Assignments& base, bool shortest) {
     const int64_t now = run_.model->recipe.data().seq_len();
     int64_t length = std::min(now, std::max(kShortestSequence, now / kMostShortening));
     if (!shortest) {
       const std::unique_ptr<Variation> variation = Plan(base);
       if (variation == nullptr) return {};
+      steps_ += 8 * StepsOf(*variation);  // about so many lengths are tried
       const int64_t longest =
           std::min(now, LongestSequence(variation->decoder, &variation->store, variation->engine_options,
                                         variation->plan, variation->recipe.training().micro_batch_size()));
@@ -221,8 +137,7 @@ class Search {
       return change.has_value();
     }
     for (const Assignments& setting : family.settings) {
-      Assignments assignments = base;
-      assignments.insert(assignments.end(), setting.begin(), setting.end());
+      const Assignments assignments = Joined(base, setting);
       const std::optional<PlanChange> change = Try(assignments, effect);
       if (!change.has_value()) continue;
       found_.push_back(*change);
@@ -257,14 +172,11 @@ class Search {
     found_.push_back(*smallest);
   }
 
-  Assignments Strongest(const std::vector<const Family*>& families) const {
+  Assignments Strongest(const std::vector<const Family*>& families) {
     Assignments all;
     for (const Family* family : families) {
       if (family->longest_sequence) return WithSequence(all, /*shortest=*/true);  // the last of them
-      const Assignments& setting = family->settings.back();
-      for (const std::string& assignment : setting) {
-        if (std::find(all.begin(), all.end(), assignment) == all.end()) all.push_back(assignment);
-      }
+      all = Joined(all, family->settings.back());
     }
     return all;
   }
@@ -281,6 +193,7 @@ class Search {
   std::vector<Family> families_;
   std::vector<PlanChange> found_;
   PlanChange least_;
+  int64_t steps_ = 0;  // of tapes that were planned
 };
 
 const char* TextOf(ChangeEffect effect) {
@@ -289,14 +202,17 @@ const char* TextOf(ChangeEffect effect) {
       return "the same result, bit for bit";
     case ChangeEffect::kSameBatch:
       return "the same rows a step";
+    case ChangeEffect::kRounding:
+      return "the same rows and model, other rounding";
     case ChangeEffect::kOther:
       return "changes what is trained";
   }
   return "";
 }
 
-const char* KeyOf(ChangeEffect effect) {
+const char* NameOf(ChangeEffect effect) {
   if (effect == ChangeEffect::kSameBits) return "same_bits";
+  if (effect == ChangeEffect::kRounding) return "rounding";
   return effect == ChangeEffect::kSameBatch ? "same_batch" : "other";
 }
 
@@ -311,7 +227,7 @@ nlohmann::ordered_json ChangeJson(const PlanChange& change) {
   json["disk_bytes"] = change.disk_bytes;
   json["step_seconds"] = change.step_seconds;
   json["tokens_per_second"] = 1 / change.token_seconds;
-  json["effect"] = KeyOf(change.effect);
+  json["effect"] = NameOf(change.effect);
   return json;
 }
 
@@ -342,8 +258,9 @@ std::string FormatChanges(const PlanChanges& changes, const RunPlan& plan) {
                                       std::pair("disk", plan.disk.budget_bytes)}) {
       if (bytes > 0) absl::StrAppend(&budgets, budgets.empty() ? "" : ", ", name, " ", MiBText(bytes));
     }
-    return absl::StrCat("No change that was tried fits the budgets (", budgets, "). The least is\n",
-                        ChangeText(changes.least));
+    std::string text;
+    AppendWrapped(absl::StrCat("No change that was tried fits the budgets (", budgets, "). The least is"), 0, &text);
+    return text + ChangeText(changes.least);
   }
   std::string text = "Changes that would make it fit, each alone:\n";
   for (const PlanChange& change : changes.cheapest) absl::StrAppend(&text, ChangeText(change));

@@ -16,7 +16,8 @@ namespace thimble {
 enum class ChangeEffect : uint8_t {
   kSameBits,   // nothing
   kSameBatch,  // the same rows a step, summed in another order
-  kOther,      // another model, other rows or another precision
+  kRounding,   // the same rows and the same model, moments of fewer bits
+  kOther,      // another model, other rows or weights of fewer bits
 };
 
 struct PlanChange {
@@ -45,7 +46,7 @@ PlanChanges FindChanges(const PlannedRun& run, const ReadVariation& read, const 
 // Recipe lines with what they lead to, at most 80 columns.
 std::string FormatChanges(const PlanChanges& changes, const RunPlan& plan);
 // changes: list of {recipe: {key: value}, planned_bytes, host_bytes, disk_bytes, step_seconds, tokens_per_second,
-// effect: same_bits | same_batch | other}; least: the same for the change that comes nearest to the budgets.
+// effect: same_bits | same_batch | rounding | other}; least: the same for the change that comes nearest to the budgets.
 void AddChangesJson(const PlanChanges& changes, nlohmann::ordered_json* json);
 
 }  // namespace thimble

@@ -73,7 +73,7 @@ int64_t LargestThatFits(int64_t low, int64_t high, int64_t budget, const std::fu
 
 int64_t LongestSequence(const Decoder& decoder, Store* store, const EngineOptions& options, const RunPlan& plan,
                         int64_t micro_batch_size) {
-  const double tolerance = options.sequence_tile > 0 ? 0.01 : 0;
+  const double tolerance = options.sequence_tile > 0 || options.mlp_tile > 0 ? 0.01 : 0;
   const auto bytes = [&](int64_t seq_len) {
     EngineOptions longer = options;
     longer.max_tokens = seq_len * micro_batch_size;

@@ -71,6 +71,7 @@ RunPlan PlanOf(const Recipe& recipe, const Decoder& decoder, int64_t sample_cont
                              100 * choice.step_seconds / std::max(choice.keep_step_seconds, 1e-9));
   }
   *engine = std::make_unique<Engine>(&decoder, store, *options);
+  options->update = (*engine)->shared_update();
   RunPlan plan = MakeRunPlan(*store, **engine, budgets, workspace, ResidentBytes());
   plan.activations = options->activations.Text(decoder.config.num_layers) + TilesText(*options) + chosen;
   plan.process_bytes = std::max(plan.process_bytes, PeakResidentBytes());

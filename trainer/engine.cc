@@ -27,9 +27,12 @@ Engine::Engine(const Decoder* decoder, Store* store, const EngineOptions& option
     CountTiers(Record(options_.max_tokens, Kind::kEvaluate)->plan);
   }
   if (options_.train && !updates_in_backward()) {
-    update_.planned = std::make_unique<PlannedTape>(store_);
-    RecordUpdate(&update_.planned->tape, options_.optimizer);
-    update_.planned->plan = PlanTiers(update_.planned->tape, {});
+    update_.planned = options_.update;
+    if (update_.planned == nullptr) {
+      update_.planned = std::make_shared<PlannedTape>(store_);
+      RecordUpdate(&update_.planned->tape, options_.optimizer);
+      update_.planned->plan = PlanTiers(update_.planned->tape, {});
+    }
     CountTiers(update_.planned->plan);
   }
 }

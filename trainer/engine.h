@@ -20,6 +20,8 @@
 
 namespace thimble {
 
+struct PlannedTape;
+
 struct EngineOptions {
   SavePlan activations = SavePolicy::kRecompute;
   int64_t mlp_tile = 0;       // tokens of a tile of the MLP, see RecordOptions
@@ -31,6 +33,9 @@ struct EngineOptions {
   OptimizerOptions optimizer;
   int64_t max_tokens = 0;  // of a micro-batch in training
   bool train = true;       // false: evaluation only, no training tape is planned
+  // Engine::shared_update() of an engine with the same store and optimiser, for plans that differ in the rest; null:
+  // the update is planned here.
+  std::shared_ptr<PlannedTape> update;
 };
 
 // A recorded and planned tape.
@@ -63,6 +68,7 @@ class Engine {
   const PlannedTape& largest() const { return *largest_; }
   // The plan of the optimiser's update; null without training and where updates happen in backward.
   const PlannedTape* update() const { return update_.planned.get(); }
+  std::shared_ptr<PlannedTape> shared_update() const { return update_.planned; }
 
   // Forward and backward; gradients are accumulated. Returns the sum of the loss over targets.
   double TrainMicroStep(const Batch& batch, float inverse_targets, uint64_t dropout_counter);

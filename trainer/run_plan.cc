@@ -100,7 +100,7 @@ absl::Status CheckBudget(const RunPlan& plan, const EngineOptions& options) {
   std::string help;
   if (options.activations == SavePlan(SavePolicy::kKeep)) help = "memory.activations: recompute; ";
   absl::StrAppend(&help, "a smaller training.micro_batch_size or data.seq_len; quantization.format: nf4; ",
-                  "a smaller adapter.rank; thimble plan says which changes fit");
+                  "optimizer.name: adamw8bit; memory.weights: host or disk; thimble plan says which changes fit");
   return absl::ResourceExhaustedError(
       absl::StrCat("the plan needs ", plan.planned_bytes, " bytes (", MiBText(plan.planned_bytes),
                    "), memory.device_budget allows ", plan.budget_bytes, " (", MiBText(plan.budget_bytes),

@@ -3,7 +3,9 @@
 #include <stdlib.h>
 
 #include <cmath>
+#include <map>
 
+#include "data/file.h"
 #include "recipes/plan_policies.h"
 #include "tests/recipes/small_model.h"
 
@@ -140,33 +142,63 @@ TEST_F(PlanCommandTest, OnlyPlansAreMadeWithoutWeights) {
 }
 
 TEST_F(PlanCommandTest, ChangesFitWhenTheyAreMade) {
-  const std::vector<std::string> shape = {"model.path=" + Configuration("source", "bare"), "data.train=null",
-                                          "training.micro_batch_size=4", "quantization.format=none", "adapter.rank=16"};
-  const int64_t planned = Plan(shape)["tiers"]["device"]["planned_bytes"];
-  ASSERT_EQ(code_, 0) << err_;
-  size_t changes = 0;
-  for (double share : {0.98, 0.9, 0.8, 0.7, 0.62}) {
-    SCOPED_TRACE(share);
-    const int64_t budget = static_cast<int64_t>(share * static_cast<double>(planned));
-    std::vector<std::string> settings = shape;
-    settings.push_back("memory.device_budget=" + std::to_string(budget));
-    const nlohmann::json json = Plan(settings);
-    EXPECT_EQ(code_, 3);
-    EXPECT_LE(json["changes"].size(), 3u);
-    for (const nlohmann::json& change : json["changes"]) {
-      SCOPED_TRACE(change.dump());
-      EXPECT_LE(change["planned_bytes"], budget);
-      std::vector<std::string> changed = settings;
-      for (const std::string& setting : SettingsOf(change)) changed.push_back(setting);
-      const nlohmann::json again = Plan(changed);
-      EXPECT_EQ(code_, 0) << err_;
-      EXPECT_EQ(again["tiers"]["device"]["planned_bytes"], change["planned_bytes"]);
-      EXPECT_NEAR(again["predicted"]["step_seconds"], change["step_seconds"],
-                  1e-9 * change["step_seconds"].get<double>());
-      ++changes;
+  // A deeper model, so that boundaries and frozen layers are worth something.
+  nlohmann::json config = nlohmann::json::parse(*ReadFile(Configuration("source", "deep") + "/config.json"));
+  config["num_hidden_layers"] = 8;
+  config["intermediate_size"] = 512;
+  config["max_position_embeddings"] = 4096;
+  Write("deep/config.json", config.dump());
+  const std::vector<std::string> bare = {"model.path=" + Path("deep"), "data.train=null"};
+  const std::vector<std::vector<std::string>> shapes = {
+      {"training.micro_batch_size=4", "adapter.rank=16", "memory.host_budget=1GiB", "memory.disk_budget=1GiB"},
+      // Long micro-batches: the MLP is what is large.
+      {"data.seq_len=2048", "memory.activations=recompute"},
+      // Everything trains: moments are what is large.
+      {"adapter.type=none", "trainable.weights=all", "quantization.format=none", "data.seq_len=16"},
+      {"adapter.dropout=0.1", "data.seq_len=1024", "memory.activations=recompute", "memory.boundary_span=4"},
+      // No room in the other tiers.
+      {"data.seq_len=64", "memory.host_budget=1KB", "memory.disk_budget=1KB"}};
+  std::map<std::string, int> seen;
+  for (size_t shape = 0; shape < shapes.size(); ++shape) {
+    std::vector<std::string> whole = bare;
+    whole.insert(whole.end(), shapes[shape].begin(), shapes[shape].end());
+    const int64_t planned = Plan(whole)["tiers"]["device"]["planned_bytes"];
+    ASSERT_EQ(code_, 0) << err_;
+    for (double share : {0.98, 0.85, 0.7, 0.5, 0.35, 0.2}) {
+      SCOPED_TRACE(testing::Message() << "shape " << shape << ", share " << share);
+      const int64_t budget = static_cast<int64_t>(share * static_cast<double>(planned));
+      std::vector<std::string> settings = whole;
+      settings.push_back("memory.device_budget=" + std::to_string(budget));
+      const nlohmann::json json = Plan(settings);
+      EXPECT_EQ(code_, 3);
+      EXPECT_LE(json["changes"].size(), 3u);
+      for (const nlohmann::json& change : json["changes"]) {
+        SCOPED_TRACE(change.dump());
+        EXPECT_LE(change["planned_bytes"], budget);
+        std::vector<std::string> changed = settings;
+        for (const std::string& setting : SettingsOf(change)) changed.push_back(setting);
+        const nlohmann::json again = Plan(changed);
+        EXPECT_EQ(code_, 0) << err_;
+        EXPECT_EQ(again["tiers"]["device"]["planned_bytes"], change["planned_bytes"]);
+        EXPECT_NEAR(again["predicted"]["step_seconds"], change["step_seconds"],
+                    1e-9 * change["step_seconds"].get<double>());
+        for (const auto& [key, value] : change["recipe"].items()) ++seen[key];
+        const bool drops_out = shape == 3;
+        if (change["recipe"].size() == 1 && change["recipe"].contains("memory.mlp_tile")) {
+          EXPECT_EQ(change["effect"], drops_out ? "same_batch" : "same_bits");
+        }
+        if (change["recipe"].contains("optimizer.name")) {
+          EXPECT_NE(change["effect"], "same_bits");
+        }
+      }
     }
   }
-  EXPECT_GE(changes, 7u);
+  for (const char* key : {"memory.activations", "memory.boundary_span", "memory.mlp_tile", "memory.weights",
+                          "optimizer.name", "training.micro_batch_size", "data.seq_len"}) {
+    EXPECT_GE(seen[key], 1) << key;
+  }
+  // What an adapter can learn is not for sale.
+  EXPECT_EQ(seen.count("adapter.rank"), 0u);
 }
 
 TEST_F(PlanCommandTest, WhereNothingFitsTheLeastIsNamed) {
