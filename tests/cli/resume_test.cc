@@ -305,7 +305,12 @@ TEST_F(ResumedRun, MeasuredMemoryIsThePlanned) {
     EXPECT_EQ(memory["device"]["planned_bytes"], memory["device"]["measured_bytes"]);
     const int64_t planned = memory["process"]["planned_bytes"];
     const int64_t measured = memory["process"]["measured_bytes"];
-    EXPECT_LE(std::abs(planned - measured), int64_t{64} << 20) << planned << " " << measured;
+#ifdef __SANITIZE_ADDRESS__
+    constexpr int64_t kAbove = int64_t{512} << 20;  // shadow memory, and freed blocks that are held back
+#else
+    constexpr int64_t kAbove = int64_t{64} << 20;
+#endif
+    EXPECT_LE(std::abs(planned - measured), kAbove) << planned << " " << measured;
   }
 }
 
