@@ -4,119 +4,14 @@
 
 #include "tests/ops/cpu_levels.h"
 #include "tests/ops/gradient_check.h"
+#include "tests/ops/linear_cross_entropy_reference.h"
 
 namespace thimble {
 namespace {
 
 using Options = LinearCrossEntropyOptions;
-
-struct Case {
-  int rows, vocab, dim;
-  Options options;
-  std::string name;
-  float scale = 1;  // of the hidden states
-};
-
-Options MakeOptions(float soft_cap, float smoothing, float z_loss, float filter = 0) {
-  Options options;
-  options.soft_cap = soft_cap, options.label_smoothing = smoothing, options.z_loss = z_loss;
-  options.filter_threshold = filter;
-  return options;
-}
-
-std::vector<Case> Cases() {
-  return {{1, 2, 1, {}, "smallest"},
-          {5, 77, 7, {}, "plain"},
-          {9, 130, 20, MakeOptions(5, 0, 0), "soft cap"},
-          {8, 101, 12, MakeOptions(0, 0.1f, 0), "smoothing"},
-          {7, 64, 16, MakeOptions(0, 0, 0.01f), "z-loss"},
-          {11, 150, 9, MakeOptions(3, 0.2f, 0.02f), "all options"}};
-}
-
-std::vector<Case> LargeCases() {
-  return {{150, 700, 300, {}, "tiles", 0.1f},
-          {530, 333, 33, MakeOptions(4, 0, 0.001f), "many rows", 0.3f},
-          {70, 515, 130, MakeOptions(0, 0.1f, 0.001f), "smoothing", 0.2f},
-          {97, 200, 64, MakeOptions(2, 0.1f, 0), "cap and smoothing", 0.2f}};
-}
-
-struct Inputs {
-  TestMatrix h;
-  std::vector<float> head;
-  std::vector<int32_t> targets;
-  int64_t vocab;
-
-  explicit Inputs(const Case& c)
-      : h(TestMatrix::Random(c.rows, c.dim, 1, c.scale)),
-        head(TestMatrix::Random(c.vocab, c.dim, 2).Values()),
-        targets(c.rows),
-        vocab(c.vocab) {
-    for (int t = 0; t < c.rows; ++t) targets[t] = static_cast<int32_t>((t * 7919LL + c.vocab - 1) % c.vocab);
-    for (int t = 3; t < c.rows; t += 4) targets[t] = -100;
-  }
-  WeightView head_view() const { return WeightView(head.data(), vocab, h.cols()); }
-  ConstInts targets_view() const { return {targets.data(), static_cast<int64_t>(targets.size())}; }
-  std::vector<double> head_double() const { return {head.begin(), head.end()}; }
-};
-
-// Losses of all rows, dense.
-template <typename S>
-std::vector<S> ReferenceLoss(const std::vector<S>& h, const std::vector<S>& head, const std::vector<int32_t>& targets,
-                             const Options& options, std::vector<S>* lse_out = nullptr) {
-  const int64_t rows = targets.size(), dim = h.size() / rows, vocab = head.size() / dim;
-  std::vector<S> loss(rows), z(vocab);
-  if (lse_out != nullptr) lse_out->assign(rows, S(0));
-  for (int64_t t = 0; t < rows; ++t) {
-    if (targets[t] == options.ignore_index) continue;
-    double max = -1e300;
-    S mean(0), sum(0);
-    for (int64_t v = 0; v < vocab; ++v) {
-      z[v] = S(0);
-      for (int64_t i = 0; i < dim; ++i) z[v] += h[t * dim + i] * head[v * dim + i];
-      if (options.soft_cap > 0) z[v] = double(options.soft_cap) * std::tanh(z[v] / double(options.soft_cap));
-      max = std::max(max, std::real(z[v]));
-      mean += z[v] / double(vocab);
-    }
-    for (int64_t v = 0; v < vocab; ++v) sum += std::exp(z[v] - max);
-    const S lse = max + std::log(sum);
-    const double alpha = options.label_smoothing;
-    loss[t] = (1 - alpha) * (lse - z[targets[t]]) + alpha * (lse - mean) + double(options.z_loss) * lse * lse;
-    if (lse_out != nullptr) (*lse_out)[t] = lse;
-  }
-  return loss;
-}
-
-struct Gradients {
-  std::vector<double> dh, dhead;
-};
-
-// Formulas of the gradients in double; the small cases check them by complex step.
-Gradients ReferenceGradients(const Inputs& in, const Options& options, double grad_scale) {
-  const auto h = in.h.To<double>(), head = in.head_double();
-  const int64_t rows = in.targets.size(), dim = in.h.cols();
-  std::vector<double> lse;
-  ReferenceLoss(h, head, in.targets, options, &lse);
-  Gradients g{std::vector<double>(h.size()), std::vector<double>(head.size())};
-  for (int64_t t = 0; t < rows; ++t) {
-    if (in.targets[t] == options.ignore_index) continue;
-    for (int64_t v = 0; v < in.vocab; ++v) {
-      double z = 0, slope = 1;
-      for (int64_t i = 0; i < dim; ++i) z += h[t * dim + i] * head[v * dim + i];
-      if (options.soft_cap > 0) {
-        const double x = std::tanh(z / options.soft_cap);
-        z = options.soft_cap * x, slope = 1 - x * x;
-      }
-      const double alpha = options.label_smoothing, correct = v == in.targets[t] ? 1 - alpha : 0;
-      const double dz =
-          grad_scale * slope * (std::exp(z - lse[t]) * (1 + 2 * options.z_loss * lse[t]) - correct - alpha / in.vocab);
-      for (int64_t i = 0; i < dim; ++i) {
-        g.dh[t * dim + i] += dz * head[v * dim + i];
-        g.dhead[v * dim + i] += dz * h[t * dim + i];
-      }
-    }
-  }
-  return g;
-}
+using Case = CrossEntropyCase;
+using Inputs = CrossEntropyInputs;
 
 constexpr float kGradScale = 0.125f;
 constexpr float kInitial = 1.0f / 1024;  // of dhead, which is accumulated
@@ -198,7 +93,7 @@ void CheckLarge(const Case& c, const std::string& name) {
   const Inputs in(c);
   const Outputs o = RunAll(in, c.options);
   CheckLoss(o, in, c.options, name);
-  const Gradients g = ReferenceGradients(in, c.options, kGradScale);
+  const CrossEntropyGradients g = ReferenceGradients(in, c.options, kGradScale);
   EXPECT_LE(RelativeError(o.dh.Values(), g.dh), 1e-5) << name;
   EXPECT_LE(RelativeError(o.fused_dh.Values(), g.dh), 1e-5) << name;
   EXPECT_LE(RelativeError(o.dhead.Values(), g.dhead, kInitial), 1e-5) << name;
@@ -280,7 +175,7 @@ TEST(LinearCrossEntropyTest, FilterStaysWithinItsBounds) {
                  Case{60, 400, 32, MakeOptions(20, 0, 0.01f), "soft cap"},
                  Case{60, 400, 32, MakeOptions(20, 0.1f, 0), "soft cap and smoothing"}}) {
     const Inputs in = LearnedInputs(c);
-    const Gradients exact = ReferenceGradients(in, c.options, kGradScale);
+    const CrossEntropyGradients exact = ReferenceGradients(in, c.options, kGradScale);
     const Outputs unfiltered = RunAll(in, c.options);
     c.options.filter_threshold = kThreshold;
     const Outputs o = RunAll(in, c.options);
@@ -353,7 +248,7 @@ TEST(LinearCrossEntropyTest, ComputeInBF16RoundsBothOperands) {
   }
   EXPECT_EQ(rounded_inside.loss.Values(), RunAll(in, c.options).loss.Values());
   EXPECT_NE(rounded_inside.loss.Values(), exact.loss.Values());
-  const Gradients g = ReferenceGradients(in, c.options, kGradScale);
+  const CrossEntropyGradients g = ReferenceGradients(in, c.options, kGradScale);
   EXPECT_LE(RelativeError(rounded_inside.dh.Values(), g.dh), 1.0 / 256);
   EXPECT_LE(RelativeError(rounded_inside.fused_dh.Values(), g.dh), 1.0 / 256);
   EXPECT_LE(RelativeError(rounded_inside.dhead.Values(), g.dhead, kInitial), 1.0 / 256);
