@@ -13,12 +13,14 @@ namespace thimble {
 namespace {
 
 // y = rows [begin, begin + rows of y) of x.
-void AppendSlice(Tape* tape, ValueId x, int64_t begin, ValueId y) {
+void AppendSlice(Tape* tape, ValueId x, int64_t begin, ValueId y,
+                 std::function<void(Backward&, const Step&)> backward) {
   Step step;
   step.op = "slice_rows";
   step.inputs = {x};
   step.outputs = {y};
   step.run = [begin](const StepContext& c) { Copy(c.In(0).Rows(begin, c.Out(0).rows), c.Out(0)); };
+  step.backward = std::move(backward);
   tape->Append(std::move(step));
 }
 
@@ -48,18 +50,12 @@ void AppendSet(Tape* tape, ValueId so_far, ValueId rows, int64_t begin, ValueId 
 
 ValueId RecordSliceRows(Tape* tape, ValueId x, int64_t begin, int64_t rows, const std::string& name) {
   const ValueId y = tape->Activation(name, rows, tape->value(x).cols);
-  Step step;
-  step.op = "slice_rows";
-  step.inputs = {x};
-  step.outputs = {y};
-  step.run = [begin](const StepContext& c) { Copy(c.In(0).Rows(begin, c.Out(0).rows), c.Out(0)); };
-  step.backward = [begin](Backward& b, const Step& s) {
+  AppendSlice(tape, x, begin, y, [begin](Backward& b, const Step& s) {
     const ValueId x = s.inputs[0];
     const ValueId dx = b.NewGradient(x);
     AppendSet(&b.tape(), b.Gradient(x), b.Gradient(s.outputs[0]), begin, dx, nullptr);
     b.SetGradient(x, dx);
-  };
-  tape->Append(std::move(step));
+  });
   return y;
 }
 
@@ -69,7 +65,7 @@ ValueId RecordSetRows(Tape* tape, ValueId so_far, ValueId rows, int64_t begin, i
     const ValueId dwhole = b.Gradient(s.outputs[0]);
     const ValueId rows = s.inputs.back();
     const ValueId drows = b.NewGradient(rows);
-    AppendSlice(&b.tape(), dwhole, begin, drows);
+    AppendSlice(&b.tape(), dwhole, begin, drows, nullptr);
     b.AddGradient(rows, drows);
     // What these rows held before is overwritten, and no tile below reads that part of the gradient.
     if (s.inputs.size() > 1) b.SetGradient(s.inputs[0], dwhole);
