@@ -2,6 +2,9 @@
 // memory, extreme logits, every head format that needs decoding, same bits.
 #include "ops/linear_cross_entropy.h"
 
+#include <cstring>
+
+#include "ops/head_rows.h"
 #include "tests/ops/cpu_levels.h"
 #include "tests/ops/gradient_check.h"
 #include "tests/ops/linear_cross_entropy_reference.h"
@@ -26,7 +29,7 @@ Outputs RunAll(const Inputs& in, const WeightView& head, const Options& options)
   Outputs o{
       TestMatrix(1, rows, 7), TestMatrix(1, rows, 7), TestMatrix(rows, dim, 7), TestMatrix(in.vocab, dim, kInitial),
       TestMatrix(1, rows, 7), TestMatrix(1, rows, 7), TestMatrix(rows, dim, 7)};
-  TestScratch scratch(LinearCrossEntropyScratchBytes(rows, dim, options));
+  TestScratch scratch(LinearCrossEntropyScratchBytes(rows, dim, options, HeadRows::ValueBytes(head)));
   LinearCrossEntropyForward(in.h.view(), head, in.targets_view(), options, o.loss.vector(), o.lse.vector(),
                             scratch.view());
   LinearCrossEntropyBackward(in.h.view(), head, in.targets_view(), o.lse.vector(), kGradScale, options, o.dh.view(),
@@ -252,6 +255,43 @@ TEST(LinearCrossEntropyTest, ComputeInBF16RoundsBothOperands) {
   EXPECT_LE(RelativeError(rounded_inside.dh.Values(), g.dh), 1.0 / 256);
   EXPECT_LE(RelativeError(rounded_inside.fused_dh.Values(), g.dh), 1.0 / 256);
   EXPECT_LE(RelativeError(rounded_inside.dhead.Values(), g.dhead, kInitial), 1.0 / 256);
+}
+
+// A head that is somewhere else, read in ranges of bytes.
+class ElsewhereReader : public WeightReader {
+ public:
+  explicit ElsewhereReader(const void* bytes) : bytes_(static_cast<const char*>(bytes)) {}
+  void Read(int64_t offset, int64_t bytes, void* to) const override { std::memcpy(to, bytes_ + offset, bytes); }
+  int64_t Begin(int64_t offset, int64_t bytes, void* to) override {
+    EXPECT_EQ(pending_, 0) << "one tile ahead";
+    ++pending_;
+    Read(offset, bytes, to);
+    return ++tickets_;
+  }
+  void Wait(int64_t ticket) override {
+    EXPECT_EQ(ticket, tickets_);
+    --pending_;
+  }
+  int64_t pending_ = 0, tickets_ = 0;
+
+ private:
+  const char* bytes_;
+};
+
+TEST(LinearCrossEntropyTest, HeadBehindAReaderGivesTheSameBits) {
+  for (const Case& c : LargeCases()) {
+    const Inputs in(c);
+    ElsewhereReader reader(in.head.data());
+    WeightView elsewhere = in.head_view();
+    elsewhere.data = nullptr;
+    elsewhere.reader = &reader;
+    const Outputs here = RunAll(in, c.options), there = RunAll(in, elsewhere, c.options);
+    EXPECT_EQ(there.loss.Values(), here.loss.Values()) << c.name;
+    EXPECT_EQ(there.dh.Values(), here.dh.Values()) << c.name;
+    EXPECT_EQ(there.fused_dh.Values(), here.fused_dh.Values()) << c.name;
+    EXPECT_EQ(reader.pending_, 0) << c.name;
+    EXPECT_GT(reader.tickets_, 0) << c.name;
+  }
 }
 
 TEST(LinearCrossEntropyTest, SameBitsForAnyThreadCount) {
