@@ -10,9 +10,6 @@
 namespace thimble {
 namespace {
 
-// A transfer of less would cost more than it frees.
-constexpr int64_t kSmallestBytes = 4096;
-
 class Mover {
  public:
   Mover(const SavePlan& plan, Placement tier, Tape* tape) : plan_(plan), tier_(tier), tape_(*tape) {
@@ -53,7 +50,7 @@ class Mover {
  private:
   bool MayMove(ValueId id) const {
     const Value& value = tape_.value(id);
-    return value.placement == Placement::kActivation && value.producer >= 0 && value.bytes() >= kSmallestBytes;
+    return value.placement == Placement::kActivation && value.producer >= 0 && value.bytes() >= kSmallestTransferBytes;
   }
 
   Placement TierOf(const Value& value) const {

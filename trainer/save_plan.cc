@@ -7,9 +7,6 @@
 namespace thimble {
 namespace {
 
-// Statistics of rows and the like: a transfer would cost more than it frees.
-constexpr int64_t kSmallestTransferBytes = 4096;
-
 std::string TextOf(const LayerSavePlan& plan) {
   if (plan.boundary == SaveAction::kKeep) return std::string(NameOf(plan.inner));
   return absl::StrCat(std::string(NameOf(plan.inner)), "/", std::string(NameOf(plan.boundary)));

@@ -13,6 +13,9 @@
 
 namespace thimble {
 
+// A transfer of less, statistics of rows and the like, would cost more than it frees.
+inline constexpr int64_t kSmallestTransferBytes = 4096;
+
 enum class SaveAction : uint8_t {
   kKeep,         // it stays in the arena until its gradient step
   kRecompute,    // computed again from values that are saved; a boundary: from an earlier boundary
