@@ -1,5 +1,6 @@
-// Blocking: a task is a block of the result; for each block of the inner dimension it packs blocks of the left
-// operand (sized for the second-level cache) and panels of the right one, and multiplies panel by panel.
+// Blocking: for blocks of rows and of the inner dimension, the left operand is packed once, by all threads. A task is
+// then a range of columns: group by group (in the second-level cache) it packs the right operand into panels and takes
+// the left panels one by one (in the first-level cache) past all of them.
 #include "ops/matmul.h"
 
 #include <algorithm>
@@ -15,17 +16,15 @@
 namespace thimble {
 namespace {
 
-// Rows and columns of the blocks of a task; with kMatMulInnerBlock floats a row, 112 and 256 KiB.
-constexpr int64_t kMaxLeftRows = 112;
-constexpr int64_t kMaxRightCols = 256;
+// Rows of a block of the left operand and columns of a group; with kMatMulInnerBlock floats a row, 512 and 384 KiB.
+constexpr int64_t kMaxLeftRows = 512;
+constexpr int64_t kMaxRightCols = 384;
 // Decoded weights on their way into panels.
-constexpr int64_t kMaxDecoded = 32 * kMatMulInnerBlock;
-// Room for vectors that are wider than a panel.
-constexpr int64_t kSlack = 16;
+constexpr int64_t kMaxDecoded = 48 * kMatMulInnerBlock;
 
-constexpr int64_t kLeftFloats = kMaxLeftRows * kMatMulInnerBlock + kSlack;
-constexpr int64_t kRightFloats = kMaxRightCols * kMatMulInnerBlock + kSlack;
-constexpr int64_t kThreadFloats = kLeftFloats + kRightFloats + kMaxDecoded;
+// Multiples of the widths of every level's panels: what is planned holds on any processor.
+constexpr int64_t kRowStep = 24;
+constexpr int64_t kColStep = 48;
 // Below this many multiplications starting a second thread costs more than it gains.
 constexpr int64_t kMinParallelWork = 1 << 17;
 
@@ -34,14 +33,41 @@ struct Product : MatMulProduct {
   const MatMulKernels* kernels;
 };
 
-// Blocks of one thread's scratch.
+// One thread's scratch.
 struct Panels {
-  float* left;
   float* right;
   float* decoded;
 };
 
+// Rows [row, row + rows) and inner indices [k, k + depth) of the product, the left ones packed: slice by slice of
+// kMatMulInnerBlock inner indices, panel by panel.
+struct Block {
+  const Product& p;
+  int64_t row, rows, k, depth;
+  float* left;
+
+  int64_t panels() const { return (rows + p.kernels->rows - 1) / p.kernels->rows; }
+  int64_t SliceDepth(int64_t at) const { return std::min(kMatMulInnerBlock, depth - at); }
+  // Where the slice of inner indices [k + at, ...) begins.
+  float* Slice(int64_t at) const { return left + at * panels() * p.kernels->rows; }
+};
+
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+int64_t RoundUp(int64_t a, int64_t step) { return CeilDiv(a, step) * step; }
+
+// The scratch: left panels, then for each thread right panels and decoded weights.
+struct Layout {
+  static constexpr int64_t kMaxLeftFloats = kMaxLeftRows * kMatMulInnerBlock;
+
+  Layout(int64_t rows, int64_t cols, int64_t inner)
+      : left_floats(std::min(kMaxLeftFloats, RoundUp(rows, kRowStep) * RoundUp(inner, kMatMulInnerBlock))),
+        right_floats(std::min(kMaxRightCols, RoundUp(cols, kColStep)) * std::min(kMatMulInnerBlock, inner)),
+        thread_floats(RoundUp(right_floats, 16) + kMaxDecoded) {}
+  int64_t bytes() const { return (left_floats + NumThreads() * thread_floats) * static_cast<int64_t>(sizeof(float)); }
+
+  int64_t left_floats, right_floats, thread_floats;
+};
 
 void Pair(const Product& p, float* panel, int64_t panels, int64_t depth, int width) {
   for (int64_t i = 0; i < panels && p.kernels->pair != nullptr; ++i) {
@@ -49,12 +75,27 @@ void Pair(const Product& p, float* panel, int64_t panels, int64_t depth, int wid
   }
 }
 
-void PackLeft(const Product& p, int64_t row, int64_t rows, int64_t k, int64_t depth, float* out) {
-  const int width = p.kernels->rows;
-  const float* source = p.left.data + (p.left.inner_first ? k * p.left.stride + row : row * p.left.stride + k);
-  const auto pack = p.left.inner_first ? p.kernels->pack_left_cols : p.kernels->pack_left_rows;
-  pack(source, p.left.stride, rows, depth, p.round, out, width * depth);
-  Pair(p, out, CeilDiv(rows, width), depth, width);
+// Rows [first, last) of a block, which begin a panel, and a slice.
+void PackLeftRows(const Block& b, int64_t first, int64_t last, int64_t at) {
+  const MatMulOperand& left = b.p.left;
+  const int width = b.p.kernels->rows;
+  const int64_t row = b.row + first, k = b.k + at, depth = b.SliceDepth(at);
+  const float* source = left.data + (left.inner_first ? k * left.stride + row : row * left.stride + k);
+  const auto pack = left.inner_first ? b.p.kernels->pack_left_cols : b.p.kernels->pack_left_rows;
+  float* out = b.Slice(at) + first * depth;
+  pack(source, left.stride, last - first, depth, b.p.round, out, width * depth);
+  Pair(b.p, out, CeilDiv(last - first, width), depth, width);
+}
+
+void PackLeft(const Block& b, bool parallel) {
+  const int64_t part = 4 * b.p.kernels->rows, parts = CeilDiv(b.rows, part);
+  const auto pack = [&](int64_t i, int) {
+    const int64_t first = i % parts * part;
+    PackLeftRows(b, first, std::min(first + part, b.rows), i / parts * kMatMulInnerBlock);
+  };
+  const int64_t count = parts * CeilDiv(b.depth, kMatMulInnerBlock);
+  if (parallel) return ParallelFor(count, pack);
+  for (int64_t i = 0; i < count; ++i) pack(i, 0);
 }
 
 // Weights whose rows are the product's columns, panel by panel: [cols, depth] is decoded and transposed.
@@ -100,75 +141,81 @@ void PackRight(const Product& p, int64_t col, int64_t cols, int64_t k, int64_t d
   Pair(p, panels.right, CeilDiv(cols, width), depth, width);
 }
 
-// Packed rows times packed columns, which stand at (row, col) of the result.
-void MultiplyBlocks(const Product& p, int64_t row, int64_t rows, int64_t col, int64_t cols, int64_t k, int64_t depth,
-                    const float* left, const float* right) {
+// Columns [col, col_end) of a block.
+struct Task {
+  int64_t first, last;  // left panels
+  int64_t col, col_end;
+};
+
+// A slice's left panels times the packed columns col .. col + cols - 1.
+void MultiplyGroup(const Block& b, const Task& task, int64_t at, int64_t col, int64_t cols, const float* right) {
+  const Product& p = b.p;
   const MatMulKernels& kernels = *p.kernels;
-  const int64_t steps = kernels.pair != nullptr ? CeilDiv(depth, 2) : depth;
-  MatMulTile tile = {nullptr, p.y.stride, 0, p.options.scale, k > 0 || p.options.accumulate};
-  int64_t c = 0;
-  if (rows <= MatMulKernels::kMaxWideRows) {
-    for (; c + kernels.cols < cols; c += 2 * kernels.cols) {
-      tile.y = p.y.row(row) + col + c;
+  const int64_t depth = b.SliceDepth(at), steps = kernels.pair != nullptr ? CeilDiv(depth, 2) : depth;
+  MatMulTile tile = {nullptr, p.y.stride, 0, p.options.scale, b.k + at > 0 || p.options.accumulate};
+  for (int64_t r = task.first * kernels.rows; r < std::min(task.last * kernels.rows, b.rows); r += kernels.rows) {
+    const float* left = b.Slice(at) + r * depth;
+    const int64_t rows = std::min<int64_t>(kernels.rows, b.rows - r);
+    float* y = p.y.row(b.row + r) + col;
+    int64_t c = 0;
+    for (; rows <= MatMulKernels::kMaxWideRows && c + kernels.cols < cols; c += 2 * kernels.cols) {
+      tile.y = y + c;
       tile.count = std::min<int64_t>(2 * kernels.cols, cols - c);
       kernels.multiply_wide[rows - 1](steps, left, right + c * depth, kernels.cols * depth, tile);
     }
-  }
-  for (; c < cols; c += kernels.cols) {
-    tile.count = std::min<int64_t>(kernels.cols, cols - c);
-    for (int64_t r = 0; r < rows; r += kernels.rows) {
-      tile.y = p.y.row(row + r) + col + c;
-      const int64_t count = std::min<int64_t>(kernels.rows, rows - r);
-      kernels.multiply[count - 1](steps, left + r * depth, right + c * depth, tile);
+    for (; c < cols; c += kernels.cols) {
+      tile.y = y + c;
+      tile.count = std::min<int64_t>(kernels.cols, cols - c);
+      kernels.multiply[rows - 1](steps, left, right + c * depth, tile);
     }
   }
 }
 
-void MultiplyTask(const Product& p, int64_t row, int64_t rows, int64_t col, int64_t cols, const Panels& panels) {
-  const int64_t left_rows = kMaxLeftRows / p.kernels->rows * p.kernels->rows;
-  // Weights that are transposed go panel by panel, used while they are in the first-level cache; two at a time where
-  // the kernel takes two.
-  const int64_t group = p.right.inner_first ? cols : p.kernels->cols * (rows <= MatMulKernels::kMaxWideRows ? 2 : 1);
-  for (int64_t k = 0; k < p.inner; k += kMatMulInnerBlock) {
-    const int64_t depth = std::min(kMatMulInnerBlock, p.inner - k);
-    for (int64_t r = 0; r < rows; r += left_rows) {
-      const int64_t block_rows = std::min(left_rows, rows - r);
-      PackLeft(p, row + r, block_rows, k, depth, panels.left);
-      for (int64_t c = 0; c < cols; c += group) {
-        const int64_t block_cols = std::min(group, cols - c);
-        // Panels are kept only when another block of rows follows.
-        Panels at = panels;
-        at.right += rows > left_rows ? c * depth : 0;
-        if (r == 0) PackRight(p, col + c, block_cols, k, depth, at);
-        MultiplyBlocks(p, row + r, block_rows, col + c, block_cols, k, depth, at.left, at.right);
-      }
+void MultiplyTask(const Block& b, const Task& task, const Panels& panels) {
+  const int64_t width = b.p.kernels->cols, group = kMaxRightCols / width * width;
+  for (int64_t at = 0; at < b.depth; at += kMatMulInnerBlock) {
+    for (int64_t col = task.col; col < task.col_end; col += group) {
+      const int64_t cols = std::min(group, task.col_end - col);
+      PackRight(b.p, col, cols, b.k + at, b.SliceDepth(at), panels);
+      MultiplyGroup(b, task, at, col, cols, panels.right);
     }
   }
 }
 
-// Where part i of `parts` equal parts of `count` panels of `width` begins.
-int64_t PartBegin(int64_t i, int64_t parts, int64_t count, int64_t width, int64_t total) {
-  return std::min(total, count * i / parts * width);
+void MultiplyBlock(const Block& b, bool parallel, const Layout& layout, float* thread_memory) {
+  const int64_t threads = parallel ? NumThreads() : 1, width = b.p.kernels->cols;
+  // Tasks are columns first: each then decodes its weights once. Rows are split where columns are too few.
+  const int64_t col_panels = CeilDiv(b.p.cols, width), groups = CeilDiv(b.p.cols, kMaxRightCols);
+  const int64_t col_parts = std::min(CeilDiv(groups, threads) * threads, CeilDiv(col_panels, 2));
+  const int64_t row_parts = std::min(CeilDiv(threads, col_parts), b.panels());
+  const auto run = [&](int64_t i, int thread) {
+    float* base = thread_memory + thread * layout.thread_floats;
+    const int64_t r = i / col_parts, c = i % col_parts;
+    MultiplyTask(b,
+                 {b.panels() * r / row_parts, b.panels() * (r + 1) / row_parts, col_panels * c / col_parts * width,
+                  std::min(b.p.cols, col_panels * (c + 1) / col_parts * width)},
+                 {base, base + layout.thread_floats - kMaxDecoded});
+  };
+  if (parallel) return ParallelFor(row_parts * col_parts, run);
+  for (int64_t i = 0; i < row_parts * col_parts; ++i) run(i, 0);
 }
 
 void Multiply(const Product& p, Scratch scratch) {
-  const int64_t col_panels = CeilDiv(p.cols, p.kernels->cols);
-  const int64_t row_panels = CeilDiv(p.rows, p.kernels->rows);
-  const int64_t threads = p.rows * p.cols * p.inner < kMinParallelWork ? 1 : NumThreads();
-  // Tasks are columns first: each then decodes its weights once. Rows are split where columns are too few.
-  int64_t col_parts = CeilDiv(col_panels, kMaxRightCols / p.kernels->cols);
-  col_parts = std::min(CeilDiv(col_parts, threads) * threads, CeilDiv(col_panels, 2));
-  const int64_t row_parts = std::min(CeilDiv(threads, col_parts), row_panels);
-  ParallelFor(row_parts * col_parts, [&](int64_t task, int thread) {
-    float* base = static_cast<float*>(scratch.data) + thread * kThreadFloats;
-    const Panels panels = {base, base + kLeftFloats, base + kLeftFloats + kRightFloats};
-    const int64_t i = task / col_parts, j = task % col_parts;
-    const int64_t row = PartBegin(i, row_parts, row_panels, p.kernels->rows, p.rows);
-    const int64_t row_end = PartBegin(i + 1, row_parts, row_panels, p.kernels->rows, p.rows);
-    const int64_t col = PartBegin(j, col_parts, col_panels, p.kernels->cols, p.cols);
-    const int64_t col_end = PartBegin(j + 1, col_parts, col_panels, p.kernels->cols, p.cols);
-    MultiplyTask(p, row, row_end - row, col, col_end - col, panels);
-  });
+  const Layout layout(p.rows, p.cols, p.inner);
+  CHECK_GE(scratch.bytes, layout.bytes());
+  float* left = static_cast<float*>(scratch.data);
+  const int64_t width = p.kernels->rows, max_rows = kMaxLeftRows / width * width;
+  const bool parallel = p.rows * p.cols * p.inner >= kMinParallelWork;
+  for (int64_t row = 0; row < p.rows; row += max_rows) {
+    const int64_t rows = std::min(max_rows, p.rows - row), padded = CeilDiv(rows, width) * width;
+    // As many slices as fit: few rows have them all at once.
+    const int64_t depth = Layout::kMaxLeftFloats / padded / kMatMulInnerBlock * kMatMulInnerBlock;
+    for (int64_t k = 0; k < p.inner; k += depth) {
+      const Block block = {p, row, rows, k, std::min(depth, p.inner - k), left};
+      PackLeft(block, parallel);
+      MultiplyBlock(block, parallel, layout, left + layout.left_floats);
+    }
+  }
 }
 
 bool OnTiles(Compute compute) {
@@ -184,7 +231,6 @@ void Run(const MatMulProduct& p, Scratch scratch) {
   if (OnTiles(p.options.compute)) return MultiplyAmx(p, scratch);
   const bool bf16 = p.options.compute == Compute::kBF16;
   const MatMulKernels* kernels = bf16 ? Bf16Kernels() : nullptr;
-  CHECK_GE(scratch.bytes, MatMulScratchBytes());
   Multiply({p, bf16, kernels != nullptr ? kernels : &F32Kernels()}, scratch);
 }
 
@@ -195,10 +241,15 @@ MatMulOperand WeightOperand(const WeightView& w, bool inner_first) {
 
 }  // namespace
 
-int64_t MatMulScratchBytes() { return NumThreads() * kThreadFloats * static_cast<int64_t>(sizeof(float)); }
+int64_t MatMulScratchBytes() {
+  constexpr int64_t kLarge = 1 << 20;
+  return Layout(kLarge, kLarge, kLarge).bytes();
+}
 
 int64_t MatMulScratchBytes(Compute compute, int64_t rows, int64_t in, int64_t out) {
-  if (!OnTiles(compute)) return MatMulScratchBytes();
+  if (!OnTiles(compute)) {
+    return std::max({Layout(rows, out, in).bytes(), Layout(rows, in, out).bytes(), Layout(out, in, rows).bytes()});
+  }
   return std::max({AmxScratchBytes(rows, out, in), AmxScratchBytes(rows, in, out), AmxScratchBytes(out, in, rows)});
 }
 

@@ -25,10 +25,10 @@ struct MatMulOptions {
 
 inline constexpr int64_t kMatMulInnerBlock = 256;
 
-// Scratch of the three products below for x[rows, in] and w[out, in] with NumThreads() threads: in f32 the same for
-// every shape; on tiles, which round the left operand first, at most 4 MiB and 580 KiB a thread.
+// Scratch of the three products below for x[rows, in] and w[out, in] with NumThreads() threads: in f32 at most 512 KiB
+// and 432 KiB a thread; on tiles, which round the left operand first, at most 4 MiB and 580 KiB a thread.
 int64_t MatMulScratchBytes(Compute compute, int64_t rows, int64_t in, int64_t out);
-// Of f32 products.
+// Of f32 products of any shape.
 int64_t MatMulScratchBytes();
 
 // y[M, N] = x[M, K] w[N, K]^T: forward. Weights are decoded tile by tile while they are packed.

@@ -24,8 +24,8 @@ std::atomic<const MatMulKernels*> g_test_kernels{nullptr};
 #define THIMBLE_BF16_INLINE THIMBLE_BF16_TARGET __attribute__((always_inline)) inline
 
 // The tile of the AVX-512 f32 kernels, whose packing these use.
-constexpr int kRows = 14;
-constexpr int kVectors = 2;
+constexpr int kRows = 8;
+constexpr int kVectors = 3;
 constexpr int kCols = 16 * kVectors;
 
 // Constant indices only, so that every accumulator is a register.
@@ -80,6 +80,8 @@ THIMBLE_BF16_INLINE void DotPanels(int64_t pairs, const float* left, const float
 
 template <int kR>
 THIMBLE_BF16_TARGET void DotTile(int64_t pairs, const float* left, const float* right, const MatMulTile& tile) {
+  if (tile.count <= 16) return DotPanels<kR, 1>(pairs, left, right, 0, tile);
+  if (tile.count <= 32) return DotPanels<kR, 2>(pairs, left, right, 0, tile);
   DotPanels<kR, kVectors>(pairs, left, right, 0, tile);
 }
 
@@ -127,7 +129,7 @@ bool DotKernelsFit() { return false; }
 #endif
 
 constexpr int64_t kCheckDepth = 37;
-constexpr int64_t kCheckWidth = 64;
+constexpr int64_t kCheckWidth = 96;
 
 // Rows of kCheckDepth values in (-1, 1).
 void FillCheckRows(uint32_t state, int64_t rows, float* values) {
@@ -167,8 +169,9 @@ bool Bf16KernelsAgree(const MatMulKernels& pairs, const MatMulKernels& f32) {
   FillCheckRows(2, kCheckWidth, cols);
   for (int wide = 0; wide < 2; ++wide) {
     for (int r = 1; r <= (wide ? MatMulKernels::kMaxWideRows : pairs.rows); ++r) {
-      for (const int64_t missing : {0, 3}) {
+      for (const int64_t missing : {0, 3, 20, 40}) {
         const int64_t count = (1 + wide) * pairs.cols - missing;
+        if (count <= wide * pairs.cols) continue;
         float y[MatMulKernels::kMaxRows * kCheckWidth], expected[MatMulKernels::kMaxRows * kCheckWidth];
         for (int64_t i = 0; i < MatMulKernels::kMaxRows * kCheckWidth; ++i) y[i] = expected[i] = 0.25f;
         CheckProduct(pairs, r, count, wide != 0, rows, cols, y);

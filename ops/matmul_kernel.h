@@ -21,7 +21,7 @@ struct MatMulTile {
 };
 
 struct MatMulKernels {
-  static constexpr int kMaxRows = 14;
+  static constexpr int kMaxRows = 8;
   static constexpr int kMaxWideRows = 2;
 
   int rows;  // width of the left operand's panels
@@ -38,8 +38,7 @@ struct MatMulKernels {
   MultiplyWide multiply_wide[kMaxWideRows];
 
   // Packs `count` lanes into ceil(count / width) panels, `panel_stride` floats apart, rounded to bf16 on request:
-  // panel[k * width + r] = source[r * stride + k] for k < depth. A left panel's last row is written past its end by
-  // up to 2 floats.
+  // panel[k * width + r] = source[r * stride + k] for k < depth. Nothing is written behind the panels.
   using Pack = void (*)(const float* source, int64_t stride, int64_t count, int64_t depth, bool round, float* panel,
                         int64_t panel_stride);
   Pack pack_left_rows;

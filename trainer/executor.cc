@@ -1,7 +1,5 @@
 #include "trainer/executor.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <limits>
 
@@ -9,17 +7,6 @@
 #include "ops/scratch_buffer.h"
 
 namespace thimble {
-
-Arena::Arena(int64_t bytes) : bytes_(bytes) {
-  if (bytes_ == 0) return;
-  void* block = ::mmap(nullptr, static_cast<size_t>(bytes_), PROT_READ | PROT_WRITE,
-                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (block != MAP_FAILED) data_ = static_cast<char*>(block);
-}
-
-Arena::~Arena() {
-  if (data_ != nullptr) ::munmap(data_, static_cast<size_t>(bytes_));
-}
 
 Executor::Executor(const Tape* tape, const TierPlans* plans, const Tiers& tiers)
     : tape_(tape), plans_(plans), tiers_(tiers), addresses_(tape->values().size(), nullptr) {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "ops/memory_block.h"
 #include "trainer/memory_plan.h"
 #include "trainer/tape.h"
 #include "trainer/tier.h"
@@ -16,15 +17,12 @@ namespace thimble {
 // when first touched and stay.
 class Arena {
  public:
-  explicit Arena(int64_t bytes);
-  ~Arena();
-  Arena(const Arena&) = delete;
-  Arena& operator=(const Arena&) = delete;
+  explicit Arena(int64_t bytes) : block_(bytes, true) {}
 
   // False where the process may not have the address space; errno says why.
-  bool ok() const { return bytes_ == 0 || data_ != nullptr; }
-  char* data() const { return data_; }
-  int64_t bytes() const { return bytes_; }
+  bool ok() const { return block_.ok(); }
+  char* data() const { return block_.data(); }
+  int64_t bytes() const { return block_.bytes(); }
   // The end of the highest range handed to a kernel so far.
   int64_t high_water_bytes() const { return high_water_; }
   void Touch(int64_t end) {
@@ -32,8 +30,7 @@ class Arena {
   }
 
  private:
-  char* data_ = nullptr;
-  int64_t bytes_ = 0;
+  MemoryBlock block_;
   int64_t high_water_ = 0;
 };
 

@@ -1,7 +1,5 @@
 #include "trainer/store.h"
 
-#include <sys/mman.h>
-
 #include "absl/strings/str_cat.h"
 #include "ops/check.h"
 #include "ops/scratch_buffer.h"
@@ -46,10 +44,6 @@ std::string_view NameOf(Category category) {
       return "cache";
   }
   return "";
-}
-
-Store::~Store() {
-  for (const auto& [address, bytes] : blocks_) ::munmap(address, static_cast<size_t>(bytes));
 }
 
 StoreId Store::Add(std::string name, int64_t rows, int64_t cols, Category category) {
@@ -182,10 +176,10 @@ absl::Status Store::TakeMemory() {
     if (wants_memory(entry)) bytes += Aligned(entry.bytes);
   }
   if (bytes == 0) return absl::OkStatus();
-  void* block = ::mmap(nullptr, static_cast<size_t>(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (block == MAP_FAILED) return NoAddressSpace("weights and what trains with them", bytes);
-  blocks_.emplace_back(block, bytes);
-  char* next = static_cast<char*>(block);
+  MemoryBlock block(bytes);
+  if (!block.ok()) return NoAddressSpace("weights and what trains with them", bytes);
+  char* next = block.data();
+  blocks_.push_back(std::move(block));
   for (StoreEntry& entry : entries_) {
     if (!wants_memory(entry)) continue;
     entry.view = WeightView(reinterpret_cast<float*>(next), entry.rows, entry.cols);
@@ -238,7 +232,7 @@ int64_t Store::ResidentBytes() const {
 
 int64_t Store::HeldBytes() const {
   int64_t bytes = 0;
-  for (const auto& [address, block_bytes] : blocks_) bytes += block_bytes;
+  for (const MemoryBlock& block : blocks_) bytes += block.bytes();
   for (const StoreEntry& entry : entries_) {
     if (entry.owner != nullptr && entry.view.data != nullptr) bytes += PartBytes(entry.view);
   }

@@ -13,6 +13,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "ops/format.h"
+#include "ops/memory_block.h"
 #include "ops/view.h"
 #include "trainer/tier.h"
 
@@ -56,7 +57,6 @@ struct ReadableWeight {
 class Store {
  public:
   Store() = default;
-  ~Store();
   Store(const Store&) = delete;
   Store& operator=(const Store&) = delete;
 
@@ -138,7 +138,7 @@ class Store {
  private:
   std::vector<StoreEntry> entries_;
   absl::flat_hash_map<std::string, StoreId> by_name_;
-  std::vector<std::pair<void*, int64_t>> blocks_;  // address, bytes
+  std::vector<MemoryBlock> blocks_;
   std::unique_ptr<Tier> weight_tier_;
   int64_t stream_bytes_ = 0;
   bool streams_from_host_ = false;

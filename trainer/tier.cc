@@ -1,7 +1,6 @@
 #include "trainer/tier.h"
 
 #include <fcntl.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -14,35 +13,28 @@
 
 #include "absl/strings/str_cat.h"
 #include "ops/check.h"
+#include "ops/memory_block.h"
 
 namespace thimble {
 namespace {
 
 class HostTier : public Tier {
  public:
-  explicit HostTier(int64_t bytes) : Tier("host memory", bytes) {
-    if (bytes == 0) return;
-    void* block = ::mmap(nullptr, static_cast<size_t>(bytes), PROT_READ | PROT_WRITE,
-                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (block != MAP_FAILED) data_ = static_cast<char*>(block);
-  }
-  ~HostTier() override {
-    Stop();
-    if (data_ != nullptr) ::munmap(data_, static_cast<size_t>(bytes()));
-  }
-  bool ok() const { return bytes() == 0 || data_ != nullptr; }
+  explicit HostTier(int64_t bytes) : Tier("host memory", bytes), block_(bytes, true) {}
+  ~HostTier() override { Stop(); }
+  bool ok() const { return block_.ok(); }
 
  private:
   absl::Status Write(const void* from, int64_t slot, int64_t bytes) override {
-    std::memcpy(data_ + slot, from, static_cast<size_t>(bytes));
+    std::memcpy(block_.data() + slot, from, static_cast<size_t>(bytes));
     return absl::OkStatus();
   }
   absl::Status Read(int64_t slot, void* to, int64_t bytes) override {
-    std::memcpy(to, data_ + slot, static_cast<size_t>(bytes));
+    std::memcpy(to, block_.data() + slot, static_cast<size_t>(bytes));
     return absl::OkStatus();
   }
 
-  char* data_ = nullptr;
+  MemoryBlock block_;
 };
 
 class DiskTier : public Tier {

@@ -13,6 +13,7 @@
 #include "benchmark/benchmark.h"
 #include "benchmarks/peak.h"
 #include "ops/matmul.h"
+#include "ops/memory_block.h"
 #include "ops/quantize_4bit.h"
 
 namespace thimble {
@@ -29,47 +30,44 @@ std::vector<float> Values(int64_t count, uint32_t state) {
   return values;
 }
 
+// Zeros in such memory as a run's arena is.
+class AlignedFloats {
+ public:
+  explicit AlignedFloats(int64_t count) : memory_(count * static_cast<int64_t>(sizeof(float))), size_(count) {}
+  float* data() const { return reinterpret_cast<float*>(memory_.data()); }
+  int64_t size() const { return size_; }
+  float operator[](int64_t i) const { return data()[i]; }
+
+ private:
+  MemoryBlock memory_;
+  int64_t size_;
+};
+
 // A weight [rows, cols] and its storage.
 struct Weight {
-  Weight(Format format, int64_t rows, int64_t cols) : floats(Values(rows * cols, 7)) {
+  Weight(Format format, int64_t rows, int64_t cols) : floats(rows * cols) {
+    const std::vector<float> values = Values(rows * cols, 7);
+    std::copy(values.begin(), values.end(), floats.data());
     view = WeightView(floats.data(), rows, cols);
     if (format == Format::kF32) return;
     if (format == Format::kNF4 || format == Format::kFP4) {
       WeightQuantizer quantizer(format, rows, cols, 64, true);
-      quantizer.Push({floats.data(), rows * cols});
+      quantizer.Push({values.data(), rows * cols});
       quantized = quantizer.Finish();
       view = quantized.View();
     } else {
-      for (const float value : floats) {
+      for (const float value : values) {
         halves.push_back(format == Format::kBF16 ? FloatToBF16(value) : FloatToF16(value));
       }
       view.format = format;
       view.data = halves.data();
     }
-    for (int64_t r = 0; r < rows; ++r) DecodeRowPortable(view, r, 0, cols, &floats[r * cols]);
+    for (int64_t r = 0; r < rows; ++r) DecodeRowPortable(view, r, 0, cols, floats.data() + r * cols);
   }
   WeightView view;
-  std::vector<float> floats;  // decoded
+  AlignedFloats floats;  // decoded
   std::vector<uint16_t> halves;
   QuantizedWeight quantized;
-};
-
-// Zeros on a cache line, as a run's arena has them.
-class AlignedFloats {
- public:
-  explicit AlignedFloats(int64_t count) : memory_(count + 16), size_(count) {
-    const int64_t behind = static_cast<int64_t>(reinterpret_cast<uintptr_t>(memory_.data()) / sizeof(float) % 16);
-    begin_ = memory_.data() + (16 - behind) % 16;
-  }
-  AlignedFloats(const AlignedFloats&) = delete;
-  float* data() const { return begin_; }
-  int64_t size() const { return size_; }
-  float operator[](int64_t i) const { return begin_[i]; }
-
- private:
-  std::vector<float> memory_;
-  float* begin_;
-  int64_t size_;
 };
 
 float Rounded(float value, Compute compute) {
@@ -102,7 +100,7 @@ struct Case {
 };
 
 // A few hundred elements of y over all rows and columns.
-bool Verified(const Case& c, const float* a, const std::vector<float>& b, const AlignedFloats& y) {
+bool Verified(const Case& c, const float* a, const float* b, const AlignedFloats& y) {
   const int64_t cols = c.form == Form::kNT ? c.out : c.in;
   for (int64_t i = 0; i < y.size(); i += 1 + y.size() / 307) {
     const int64_t r = i / cols, j = i % cols;
@@ -122,9 +120,8 @@ void BM_MatMul(benchmark::State& state, Format format, Case c) {
   std::copy(values.begin(), values.end(), a.data());
   const AlignedFloats y(c.form == Form::kNT ? c.rows * c.out : c.form == Form::kNN ? c.rows * c.in : c.out * c.in);
   const int64_t bytes = MatMulScratchBytes(c.compute, c.rows, c.in, c.out);
-  std::vector<uint8_t> memory(bytes + 64);
-  uint8_t* begin = memory.data() + (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64);
-  const Scratch scratch = {begin, bytes};
+  const MemoryBlock memory(bytes);
+  const Scratch scratch = {memory.data(), bytes};
   const MatMulOptions options = {c.compute};
   double best = 1e30, best_cpu = 1e30;
   const auto run = [&] {
@@ -143,7 +140,7 @@ void BM_MatMul(benchmark::State& state, Format format, Case c) {
     best_cpu = std::min(best_cpu, CpuSeconds() - cpu_start);
   };
   run();
-  if (!Verified(c, a.data(), weight.floats, y)) return state.SkipWithError("wrong product");
+  if (!Verified(c, a.data(), weight.floats.data(), y)) return state.SkipWithError("wrong product");
   const auto measure_peak = [&] { return c.compute == Compute::kBF16 ? PeakBf16Gflops(4) : PeakF32Gflops(4); };
   const double peak = measure_peak();
   for (auto _ : state) run();
