@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/strings/str_format.h"
+#include "ops/busy_clock.h"
 #include "ops/cpu_level.h"
 #include "ops/matmul.h"
 #include "ops/matmul_bf16.h"
@@ -44,9 +45,9 @@ ComputeRates MeasureComputeRates() {
   const int64_t bytes = std::max(MatMulScratchBytes(), MatMulScratchBytes(Compute::kBF16, kRows, kInner, kCols));
   const ScratchBuffer memory(bytes);
   const auto seconds = [&](Compute compute) {
-    const Clock::time_point start = Clock::now();
+    const BusyClock clock;
     MatMulNT({x.data(), kRows, kInner}, {w.data(), kCols, kInner}, {y.data(), kRows, kCols}, {compute}, memory.view());
-    return std::chrono::duration<double>(Clock::now() - start).count();
+    return clock.Seconds();
   };
   double f32 = 1e30, bf16 = 1e30;
   const Clock::time_point start = Clock::now();

@@ -17,6 +17,7 @@
 #include "data/file.h"
 #include "nlohmann/json.hpp"
 #include "ops/attention.h"
+#include "ops/busy_clock.h"
 #include "ops/compute_rate.h"
 #include "ops/cpu_level.h"
 #include "ops/elementwise.h"
@@ -28,21 +29,25 @@ namespace thimble {
 namespace {
 
 // To be raised when a measurement changes.
-constexpr int kFileVersion = 2;
+constexpr int kFileVersion = 3;
+
+class WallClock {
+ public:
+  double Seconds() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count(); }
+
+ private:
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
 
 // Seconds of the fastest of several runs over about `budget` seconds.
-template <typename Body>
+template <typename Clock, typename Body>
 double BestSeconds(double budget, const Body& body) {
-  using Clock = std::chrono::steady_clock;
-  const auto since = [](Clock::time_point start) {
-    return std::chrono::duration<double>(Clock::now() - start).count();
-  };
   double best = INFINITY;
-  const Clock::time_point begin = Clock::now();
-  for (int run = 0; run < 3 || since(begin) < budget; ++run) {
-    const Clock::time_point start = Clock::now();
+  const WallClock all;
+  for (int run = 0; run < 3 || all.Seconds() < budget; ++run) {
+    const Clock clock;
     body();
-    best = std::min(best, since(start));
+    best = std::min(best, clock.Seconds());
   }
   return best;
 }
@@ -51,7 +56,7 @@ double BestSeconds(double budget, const Body& body) {
 double MeasureMemory() {
   constexpr int64_t kCount = int64_t{3} << 20;
   std::vector<float> a(kCount, 1), b(kCount, 2), y(kCount);
-  const double seconds = BestSeconds(0.05, [&] {
+  const double seconds = BestSeconds<BusyClock>(0.05, [&] {
     Add({a.data(), 1, kCount}, {b.data(), 1, kCount}, {y.data(), 1, kCount});
   });
   return 3.0 * sizeof(float) * kCount / seconds;
@@ -65,7 +70,7 @@ double MeasureDisk() {
   if (!tier.ok()) return kSlow;
   std::vector<char> bytes(kBytes, 1);
   bool ok = true;
-  const double seconds = BestSeconds(0.05, [&] {
+  const double seconds = BestSeconds<WallClock>(0.05, [&] {
     ok = (*tier)->Wait((*tier)->Put(bytes.data(), 0, kBytes)).ok() &&
          (*tier)->Wait((*tier)->Get(0, bytes.data(), kBytes)).ok();
   });
@@ -87,7 +92,7 @@ double MeasureAttention() {
   std::vector<int32_t> starts(kTokens, 0);
   const int64_t bytes = AttentionScratchBytes(shape, kTokens);
   const ScratchBuffer memory(bytes);
-  const double seconds = BestSeconds(0.05, [&] {
+  const double seconds = BestSeconds<BusyClock>(0.05, [&] {
     AttentionForward({q.data(), kTokens, q_cols}, {k.data(), kTokens, kv_cols}, {v.data(), kTokens, kv_cols},
                      {starts.data(), kTokens}, shape, {out.data(), kTokens, q_cols},
                      {lse.data(), kTokens, shape.num_heads}, memory.view());
