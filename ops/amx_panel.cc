@@ -158,25 +158,38 @@ THIMBLE_AMX_TARGET void PackPieces(RightPieces<Rows> pieces, int64_t end) {
   while (pieces.next < end) pieces.Pack();
 }
 
+// Where the four tiles of sums begin and how far apart their rows are.
+struct SumTiles {
+  explicit SumTiles(const AmxProduct& p)
+      : row_bytes(p.stride > 0 ? 4 * p.stride : 64),
+        at{p.sums, p.sums + (p.stride > 0 ? kLanes : kTileFloats),
+           p.sums + (p.stride > 0 ? kLanes * p.stride : 2 * kTileFloats),
+           p.sums + (p.stride > 0 ? kLanes * p.stride + kLanes : 3 * kTileFloats)} {}
+  int64_t row_bytes;
+  float* at[4];
+};
+
 void LoadSums(const AmxProduct& p) {
-  const int64_t stride = 64;
-  THIMBLE_TILE_ZERO(0);
-  THIMBLE_TILE_ZERO(1);
-  THIMBLE_TILE_ZERO(2);
-  THIMBLE_TILE_ZERO(3);
-  if (!p.add) return;
-  THIMBLE_TILE_LOAD(0, p.sums, stride);
-  THIMBLE_TILE_LOAD(1, p.sums + kTileFloats, stride);
-  THIMBLE_TILE_LOAD(2, p.sums + 2 * kTileFloats, stride);
-  THIMBLE_TILE_LOAD(3, p.sums + 3 * kTileFloats, stride);
+  if (!p.add) {
+    THIMBLE_TILE_ZERO(0);
+    THIMBLE_TILE_ZERO(1);
+    THIMBLE_TILE_ZERO(2);
+    THIMBLE_TILE_ZERO(3);
+    return;
+  }
+  const SumTiles tiles(p);
+  THIMBLE_TILE_LOAD(0, tiles.at[0], tiles.row_bytes);
+  THIMBLE_TILE_LOAD(1, tiles.at[1], tiles.row_bytes);
+  THIMBLE_TILE_LOAD(2, tiles.at[2], tiles.row_bytes);
+  THIMBLE_TILE_LOAD(3, tiles.at[3], tiles.row_bytes);
 }
 
 void StoreSums(const AmxProduct& p) {
-  const int64_t stride = 64;
-  THIMBLE_TILE_STORE(0, p.sums, stride);
-  THIMBLE_TILE_STORE(1, p.sums + kTileFloats, stride);
-  THIMBLE_TILE_STORE(2, p.sums + 2 * kTileFloats, stride);
-  THIMBLE_TILE_STORE(3, p.sums + 3 * kTileFloats, stride);
+  const SumTiles tiles(p);
+  THIMBLE_TILE_STORE(0, tiles.at[0], tiles.row_bytes);
+  THIMBLE_TILE_STORE(1, tiles.at[1], tiles.row_bytes);
+  THIMBLE_TILE_STORE(2, tiles.at[2], tiles.row_bytes);
+  THIMBLE_TILE_STORE(3, tiles.at[3], tiles.row_bytes);
 }
 
 }  // namespace

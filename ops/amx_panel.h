@@ -60,12 +60,14 @@ struct AmxResult {
 void StoreAmxSums(const AmxResult& result);
 
 // The product of two panels over `steps` steps, of the first `rows` and `cols` lanes at least: sums = or += it. One
-// chain of tdpbf16ps an element, in increasing inner index.
+// chain of tdpbf16ps an element, in increasing inner index. With a stride, sums are kAmxPanel rows and columns of a
+// matrix in memory, `stride` floats a row.
 struct AmxProduct {
   const uint16_t *left, *right;
   int64_t steps, rows, cols;
   bool add;
   float* sums;
+  int64_t stride = 0;
 };
 
 // Multiplies, and in the gaps between tile instructions stores `done` and packs `pieces` pieces a step: no processor

@@ -1,4 +1,4 @@
-// Rows of matrices in memory as bf16, and pieces of panels made of them. For ops/amx_panel.cc alone.
+// Rows of matrices in memory as bf16, and pieces of panels made of them. For the sources of AMX kernels alone.
 #pragma once
 
 #include <immintrin.h>
@@ -216,13 +216,15 @@ struct RightPieces {
   }
 };
 
-Part PartOf(const MatMulOperand& operand, int64_t lanes, int64_t lane, int64_t k, int64_t depth) {
+inline Part PartOf(const MatMulOperand& operand, int64_t lanes, int64_t lane, int64_t k, int64_t depth) {
   if (operand.inner_first) return {k, depth, lane, lanes - lane};
   return {lane, lanes - lane, k, depth};
 }
 
 // From an element to the one in the same place of the next panel.
-int64_t Ahead(const MatMulOperand& operand, int64_t stride) { return kAmxPanel * (operand.inner_first ? 1 : stride); }
+inline int64_t Ahead(const MatMulOperand& operand, int64_t stride) {
+  return kAmxPanel * (operand.inner_first ? 1 : stride);
+}
 
 }  // namespace
 }  // namespace thimble

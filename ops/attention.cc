@@ -9,25 +9,22 @@
 #include <cstdint>
 #include <limits>
 
+#include "ops/attention_scratch.h"
 #include "ops/check.h"
+#include "ops/matmul_bf16.h"
 #include "ops/parallel.h"
-#include "ops/scratch_carver.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "ops/attention.cc"
 #include "hwy/foreach_target.h"
 // foreach_target.h must come before these.
 #include "hwy/highway.h"
-#include "ops/tile_product-inl.h"
+#include "ops/attention_products-inl.h"
 
 #ifndef THIMBLE_OPS_ATTENTION_CC_ONCE_
 #define THIMBLE_OPS_ATTENTION_CC_ONCE_
 namespace thimble {
 namespace {
-
-constexpr int64_t kKeyTile = 64;
-constexpr int64_t kMaxRows = 128;     // of a tile: query rows times heads
-constexpr int64_t kWidestPanel = 32;  // of any CPU level
 
 struct Inputs {
   ConstMatrix q, k, v;
@@ -45,38 +42,6 @@ struct BackwardTask {
   ConstMatrix lse, dout;
   const float* delta;  // [T, num_heads]
   Matrix dq, dk, dv;
-};
-
-// Of one thread.
-struct ThreadScratch {
-  float *keys_turned, *values_turned;  // panels [head_dim][kKeyTile]
-  float *keys, *values;                // panels [kKeyTile][head_dim]
-  float *p, *ds;                       // [kMaxRows][kKeyTile]
-  float* rows;                         // one panel of kMaxRows
-};
-
-struct ScratchLayout {
-  int32_t *begin, *end;  // list of tiles, at most one a token
-  float* delta;
-  float* threads;
-  int64_t floats_per_thread;
-
-  ScratchLayout(ScratchCarver& carver, const AttentionShape& shape, int64_t tokens) {
-    begin = carver.Take<int32_t>(tokens);
-    end = carver.Take<int32_t>(tokens);
-    delta = carver.Take<float>(tokens * shape.num_heads);
-    floats_per_thread = 4 * kKeyTile * Width(shape) + kMaxRows * (2 * kKeyTile + kWidestPanel);
-    threads = carver.Take<float>(NumThreads() * floats_per_thread);
-  }
-  ThreadScratch OfThread(const AttentionShape& shape, int thread) const {
-    const int64_t tile = kKeyTile * Width(shape);
-    float* at = threads + thread * floats_per_thread;
-    float* p = at + 4 * tile;
-    return {at, at + tile, at + 2 * tile, at + 3 * tile, p, p + kMaxRows * kKeyTile, p + 2 * kMaxRows * kKeyTile};
-  }
-  static int64_t Width(const AttentionShape& shape) {
-    return (shape.head_dim + kWidestPanel - 1) / kWidestPanel * kWidestPanel;
-  }
 };
 
 // A block of query rows of one sample and of heads that share their keys; row r of a tile is query
@@ -154,8 +119,10 @@ HWY_INLINE void SoftmaxRow(const AttentionShape& shape, float* HWY_RESTRICT s, i
   sum += hn::GetLane(hn::SumOfLanes(d, tile_sum));
 }
 
+template <class Products>
 HWY_NOINLINE void ForwardTile(const Inputs& in, const QueryTile& tile, const ThreadScratch& scratch,
                               const ForwardTask& task) {
+  const Products products(scratch);
   const int64_t dim = in.shape.head_dim, offset = in.offset(), rows = tile.rows();
   const int64_t kv = tile.first_head / in.group() * dim;
   const float* q[kMaxRows];
@@ -176,13 +143,13 @@ HWY_NOINLINE void ForwardTile(const Inputs& in, const QueryTile& tile, const Thr
     const int64_t from = std::max(tile.begin, key - offset);
     const int64_t to = window > 0 ? std::min(tile.end, key + kKeyTile - 1 + window - offset) : tile.end;
     const int64_t first = (from - tile.begin) * tile.heads, count = (to - from) * tile.heads;
-    PackTransposed(in.k.row(key) + kv, in.k.stride, keys, dim, scratch.keys_turned);
-    MultiplyPanels(RowOperand{q + first}, count, dim, scratch.keys_turned, columns, scores + first, Write::kStore);
+    products.Turn(in.k.row(key) + kv, in.k.stride, keys, dim, scratch.keys_turned);
+    products.Multiply(q + first, count, dim, scratch.keys_turned, columns, scores + first, Write::kStore);
     for (int64_t r = first; r < first + count; ++r) {
       SoftmaxRow(in.shape, scores[r], columns, VisibleColumns(in, tile.query(r), key), max[r], sum[r], out[r]);
     }
-    PackRows(in.v.row(key) + kv, in.v.stride, keys, dim, scratch.values);
-    MultiplyPanels(RowOperand{scores + first}, count, keys, scratch.values, dim, out + first, Write::kAdd);
+    products.Pack(in.v.row(key) + kv, in.v.stride, keys, dim, scratch.values);
+    products.Multiply(scores + first, count, keys, scratch.values, dim, out + first, Write::kAdd);
   }
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t c = 0; c < dim; ++c) out[r][c] /= sum[r];
@@ -190,7 +157,8 @@ HWY_NOINLINE void ForwardTile(const Inputs& in, const QueryTile& tile, const Thr
   }
 }
 
-void Forward(const Inputs& in, const ScratchLayout& scratch, const ForwardTask& task) {
+template <class Products>
+void ForwardWith(const Inputs& in, const ScratchLayout& scratch, const ForwardTask& task) {
   const int64_t heads = std::min(in.group(), kMaxRows), head_blocks = (in.group() + heads - 1) / heads;
   const int64_t queries = std::max<int64_t>(1, kMaxRows / heads);
   int64_t tiles = 0;
@@ -207,8 +175,13 @@ void Forward(const Inputs& in, const ScratchLayout& scratch, const ForwardTask& 
     const int64_t first_head = kv * in.group() + block * heads;
     const QueryTile tile = {scratch.begin[t], scratch.end[t], first_head,
                             std::min(heads, (kv + 1) * in.group() - first_head)};
-    ForwardTile(in, tile, scratch.OfThread(in.shape, thread), task);
+    ForwardTile<Products>(in, tile, scratch.OfThread(in.shape, thread), task);
   });
+}
+
+void Forward(const Inputs& in, const ScratchLayout& scratch, const ForwardTask& task) {
+  OnTiles(in.shape.compute) ? ForwardWith<TileProducts>(in, scratch, task)
+                            : ForwardWith<FloatProducts>(in, scratch, task);
 }
 
 // One row of S and dP to P and dS.
@@ -237,13 +210,15 @@ HWY_INLINE void GradientRow(const AttentionShape& shape, float lse, float delta,
 }
 
 // All heads of one key/value head for the keys [key, key_end) and the queries [query, query_end) of one sample.
+template <class Products>
 HWY_NOINLINE void BackwardTile(const Inputs& in, int64_t kv, int64_t key, int64_t key_end, int64_t query,
                                int64_t query_end, const ThreadScratch& scratch, const BackwardTask& task) {
+  const Products products(scratch);
   const int64_t dim = in.shape.head_dim, keys = key_end - key, columns = RoundUp(keys, kPanel);
   if (in.shape.window > 0) query_end = std::min(query_end, key_end - 1 + in.shape.window);
-  PackTransposed(in.k.row(key) + kv * dim, in.k.stride, keys, dim, scratch.keys_turned);
-  PackTransposed(in.v.row(key) + kv * dim, in.v.stride, keys, dim, scratch.values_turned);
-  PackRows(in.k.row(key) + kv * dim, in.k.stride, keys, dim, scratch.keys);
+  products.Turn(in.k.row(key) + kv * dim, in.k.stride, keys, dim, scratch.keys_turned);
+  products.Turn(in.v.row(key) + kv * dim, in.v.stride, keys, dim, scratch.values_turned);
+  products.Pack(in.k.row(key) + kv * dim, in.k.stride, keys, dim, scratch.keys);
   float *dk[kKeyTile], *dv[kKeyTile];
   for (int64_t j = 0; j < keys; ++j) {
     dk[j] = task.dk.row(key + j) + kv * dim;
@@ -263,22 +238,23 @@ HWY_NOINLINE void BackwardTile(const Inputs& in, int64_t kv, int64_t key, int64_
       p[r] = scratch.p + r * kKeyTile;
       ds[r] = scratch.ds + r * kKeyTile;
     }
-    MultiplyPanels(RowOperand{q}, rows, dim, scratch.keys_turned, columns, p, Write::kStore);
-    MultiplyPanels(RowOperand{dout}, rows, dim, scratch.values_turned, columns, ds, Write::kStore);
+    products.Multiply(q, rows, dim, scratch.keys_turned, columns, p, Write::kStore);
+    products.Multiply(dout, rows, dim, scratch.values_turned, columns, ds, Write::kStore);
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t i = tile.query(r), h = tile.head(r);
       GradientRow(in.shape, task.lse(i, h), task.delta[i * in.shape.num_heads + h], columns, VisibleColumns(in, i, key),
                   p[r], ds[r]);
     }
-    MultiplyPanels(RowOperand{ds}, rows, keys, scratch.keys, dim, dq, Write::kAdd);
-    AddTransposedProduct(scratch.p, kKeyTile, dout, rows, keys, 0, dim, scratch.rows, dv);
-    AddTransposedProduct(scratch.ds, kKeyTile, q, rows, keys, 0, dim, scratch.rows, dk);
+    products.Multiply(ds, rows, keys, scratch.keys, dim, dq, Write::kAdd);
+    products.AddTransposed(p, rows, keys, dout, dim, dv);
+    products.AddTransposed(ds, rows, keys, q, dim, dk);
   }
 }
 
 // Stage `distance` takes, for every key tile, the query tile that many tiles further on in its sample: no two tasks of
 // a stage share a row of dq, dk or dv, and every row gathers its sums in the order of the stages.
-void Backward(const Inputs& in, const ScratchLayout& scratch, const BackwardTask& task) {
+template <class Products>
+void BackwardWith(const Inputs& in, const ScratchLayout& scratch, const BackwardTask& task) {
   int64_t tiles = 0;
   for (int64_t begin = 0; begin < in.q.rows;) {
     int64_t end = begin;
@@ -293,8 +269,8 @@ void Backward(const Inputs& in, const ScratchLayout& scratch, const BackwardTask
     if (window > 0 && distance >= kKeyTile - 1 + window) break;
     ParallelFor(tiles * kv_heads, [&](int64_t i, int thread) {
       const int64_t key = scratch.begin[i / kv_heads], end = scratch.end[i / kv_heads], query = key + distance;
-      BackwardTile(in, i % kv_heads, key, std::min(key + kKeyTile, end), query, std::min(query + kKeyTile, end),
-                   scratch.OfThread(in.shape, thread), task);
+      BackwardTile<Products>(in, i % kv_heads, key, std::min(key + kKeyTile, end), query,
+                             std::min(query + kKeyTile, end), scratch.OfThread(in.shape, thread), task);
     });
     int64_t left = 0;
     for (int64_t t = 0; t < tiles; ++t) {
@@ -304,6 +280,11 @@ void Backward(const Inputs& in, const ScratchLayout& scratch, const BackwardTask
     }
     tiles = left;
   }
+}
+
+void Backward(const Inputs& in, const ScratchLayout& scratch, const BackwardTask& task) {
+  OnTiles(in.shape.compute) ? BackwardWith<TileProducts>(in, scratch, task)
+                            : BackwardWith<FloatProducts>(in, scratch, task);
 }
 
 // delta[i, h] = dout_ih . out_ih for query rows [begin, end).

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "ops/compute.h"
 #include "ops/view.h"
 
 namespace thimble {
@@ -15,6 +16,9 @@ struct AttentionShape {
   float scale = 1;     // of q k^T, usually head_dim^-0.5
   int64_t window = 0;  // keys a query sees, itself included; 0: all before it
   float soft_cap = 0;  // s = soft_cap * tanh(s / soft_cap) after scaling; 0: none
+  // kBF16: where the processor has tiles (AMX), the operands of the products are rounded to bf16, probabilities and
+  // their gradients too, and summed in f32. Elsewhere that gains nothing, and products are those of f32.
+  Compute compute = Compute::kF32;
 };
 
 // Bytes for up to `tokens` query rows with NumThreads() threads: a few tiles a thread and 8 + 4 * num_heads bytes a

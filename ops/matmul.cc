@@ -218,10 +218,6 @@ void Multiply(const Product& p, Scratch scratch) {
   }
 }
 
-bool OnTiles(Compute compute) {
-  return compute == Compute::kBF16 && Bf16Kernels() == nullptr && ActiveBf16Path() == Bf16Path::kTiles;
-}
-
 void Run(const MatMulProduct& p, Scratch scratch) {
   if (p.rows == 0 || p.cols == 0) return;
   if (p.inner == 0) {

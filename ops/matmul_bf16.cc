@@ -201,6 +201,10 @@ const MatMulKernels* Bf16Kernels() {
   return ActiveBf16Path() == Bf16Path::kDot ? &DotKernels() : nullptr;
 }
 
+bool OnTiles(Compute compute) {
+  return compute == Compute::kBF16 && Bf16Kernels() == nullptr && ActiveBf16Path() == Bf16Path::kTiles;
+}
+
 void SetBf16KernelsForTest(const MatMulKernels* kernels) { g_test_kernels.store(kernels, std::memory_order_relaxed); }
 
 }  // namespace thimble

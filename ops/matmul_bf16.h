@@ -2,6 +2,7 @@
 // subnormal numbers as zero.
 #pragma once
 
+#include "ops/compute.h"
 #include "ops/matmul_kernel.h"
 
 namespace thimble {
@@ -19,6 +20,9 @@ Bf16Path ActiveBf16Path();
 
 // The table of vdpbf16ps, or null where ActiveBf16Path() is another: then F32Kernels() on rounded operands.
 const MatMulKernels* Bf16Kernels();
+
+// Whether products of that arithmetic run on tiles.
+bool OnTiles(Compute compute);
 
 // Whether a table on pairs and the f32 table give the same products of rounded operands, but for the rounding of their
 // sums: every number of rows, an odd depth, one panel and two, full and partial tiles. The tables pack alike.

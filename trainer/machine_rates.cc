@@ -78,13 +78,14 @@ double MeasureDisk() {
 }
 
 // Forward, one sample of 512 tokens, four heads of the usual width: a few milliseconds.
-double MeasureAttention() {
+double MeasureAttention(Compute compute) {
   constexpr int64_t kTokens = 512;
   AttentionShape shape;
   shape.num_heads = 4;
   shape.num_kv_heads = 2;
   shape.head_dim = 64;
   shape.scale = 0.125f;
+  shape.compute = compute;
   const int64_t q_cols = shape.num_heads * shape.head_dim;
   const int64_t kv_cols = shape.num_kv_heads * shape.head_dim;
   std::vector<float> q(kTokens * q_cols, 0.5f), k(kTokens * kv_cols, 0.25f), v(k), out(q.size());
@@ -124,7 +125,8 @@ bool ReadRates(const std::string& path, const std::string& machine, MachineRates
   if (json.value("machine", nlohmann::json()) != machine) return false;
   for (const auto& [name, rate] : {std::pair<const char*, double*>{"f32_flops", &rates->f32_flops},
                                    {"bf16_flops", &rates->bf16_flops},
-                                   {"attention_flops", &rates->attention_flops},
+                                   {"attention_f32_flops", &rates->attention_f32_flops},
+                                   {"attention_bf16_flops", &rates->attention_bf16_flops},
                                    {"memory_bytes", &rates->memory_bytes},
                                    {"disk_bytes", &rates->disk_bytes}}) {
     const nlohmann::json value = json.value(name, nlohmann::json());
@@ -141,7 +143,8 @@ MachineRates MeasureMachineRates() {
   MachineRates rates;
   rates.f32_flops = matmul.f32_gflops * 1e9;
   rates.bf16_flops = matmul.bf16_gflops * 1e9;
-  rates.attention_flops = MeasureAttention();
+  rates.attention_f32_flops = MeasureAttention(Compute::kF32);
+  rates.attention_bf16_flops = MeasureAttention(Compute::kBF16);
   rates.memory_bytes = MeasureMemory();
   rates.disk_bytes = MeasureDisk();
   return rates;
@@ -168,7 +171,8 @@ MachineRates LoadOrMeasureRates(const std::string& path) {
                                        {"machine", machine},
                                        {"f32_flops", rates.f32_flops},
                                        {"bf16_flops", rates.bf16_flops},
-                                       {"attention_flops", rates.attention_flops},
+                                       {"attention_f32_flops", rates.attention_f32_flops},
+                                       {"attention_bf16_flops", rates.attention_bf16_flops},
                                        {"memory_bytes", rates.memory_bytes},
                                        {"disk_bytes", rates.disk_bytes}};
   WriteFileAtomically(path, json.dump(2) + "\n").IgnoreError();

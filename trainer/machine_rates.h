@@ -8,7 +8,8 @@ namespace thimble {
 struct MachineRates {
   double f32_flops = 0;  // a second, in matrix products of a layer's kind
   double bf16_flops = 0;
-  double attention_flops = 0;
+  double attention_f32_flops = 0;
+  double attention_bf16_flops = 0;
   double memory_bytes = 0;  // read plus written a second, by all threads
   double disk_bytes = 0;    // to or from a spill file a second
 };

@@ -78,6 +78,7 @@ class LayerRecorder {
     shape.head_dim = static_cast<int>(c.head_dim);
     shape.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(c.head_dim)));
     shape.window = c.windows[index_];
+    shape.compute = decoder_.compute;
     return shape;
   }
 

@@ -169,10 +169,12 @@ void TapeTime::Add(const TapeTime& other, double times) {
 TapeTime PredictTime(const Tape& tape, const CostContext& context, const MachineRates& rates) {
   TapeTime time;
   std::map<std::string_view, double> by_op;
-  const double matmul = context.compute == Compute::kBF16 ? rates.bf16_flops : rates.f32_flops;
+  const bool bf16 = context.compute == Compute::kBF16;
+  const double matmul = bf16 ? rates.bf16_flops : rates.f32_flops;
+  const double attention = bf16 ? rates.attention_bf16_flops : rates.attention_f32_flops;
   for (const Step& step : tape.steps()) {
     const StepCost cost = CostOf(tape, step, context);
-    const double compute = cost.flops / (cost.unit == Unit::kAttention ? rates.attention_flops : matmul);
+    const double compute = cost.flops / (cost.unit == Unit::kAttention ? attention : matmul);
     const double memory = MemorySeconds(tape, step, cost, rates);
     const double seconds = std::max(compute, memory);
     time.seconds += seconds;

@@ -1,5 +1,5 @@
-// Attention: FLOP/s and their share of the FMA peak, counted over visible pairs (4 * head_dim forward, 10 * head_dim
-// backward).
+// Attention in f32 and in bf16: FLOP/s and their share of the f32 FMA peak, counted over visible pairs (4 * head_dim
+// forward, 10 * head_dim backward).
 #include <cmath>
 #include <random>
 #include <vector>
@@ -19,8 +19,8 @@ struct Problem {
   std::vector<char> scratch;
 
   // Samples of `sample` tokens each.
-  Problem(int64_t tokens, int heads, int kv_heads, int dim, int64_t sample)
-      : shape{heads, kv_heads, dim, 1 / std::sqrt(static_cast<float>(dim))}, tokens(tokens) {
+  Problem(int64_t tokens, int heads, int kv_heads, int dim, int64_t sample, Compute compute)
+      : shape{heads, kv_heads, dim, 1 / std::sqrt(static_cast<float>(dim)), 0, 0, compute}, tokens(tokens) {
     const int64_t wide = tokens * heads * dim, narrow = tokens * kv_heads * dim;
     std::mt19937 bits(1);
     std::normal_distribution<float> normal;
@@ -57,7 +57,7 @@ struct Problem {
 
 Problem Make(const benchmark::State& state) {
   return Problem(state.range(0), static_cast<int>(state.range(1)), static_cast<int>(state.range(2)),
-                 static_cast<int>(state.range(3)), state.range(4));
+                 static_cast<int>(state.range(3)), state.range(4), state.range(5) ? Compute::kBF16 : Compute::kF32);
 }
 
 void Report(benchmark::State& state, double flops) {
@@ -80,8 +80,10 @@ void BM_AttentionBackward(benchmark::State& state) {
 }
 
 void Sizes(benchmark::internal::Benchmark* b) {
-  b->ArgNames({"tokens", "heads", "kv_heads", "dim", "sample"});
-  b->Args({1024, 14, 2, 64, 1024})->Args({1024, 14, 2, 64, 64})->Args({1024, 8, 8, 128, 1024});
+  b->ArgNames({"tokens", "heads", "kv_heads", "dim", "sample", "bf16"});
+  for (const int bf16 : {0, 1}) {
+    b->Args({1024, 14, 2, 64, 1024, bf16})->Args({1024, 14, 2, 64, 64, bf16})->Args({1024, 8, 8, 128, 1024, bf16});
+  }
   b->Unit(benchmark::kMillisecond)->UseRealTime();
 }
 BENCHMARK(BM_AttentionForward)->Apply(Sizes);
@@ -89,7 +91,7 @@ BENCHMARK(BM_AttentionBackward)->Apply(Sizes);
 
 // One new token against a cache of range(0) keys.
 void BM_AttentionDecode(benchmark::State& state) {
-  Problem p(state.range(0), 14, 2, 64, state.range(0));
+  Problem p(state.range(0), 14, 2, 64, state.range(0), Compute::kF32);
   const int64_t last = p.tokens - 1;
   for (auto _ : state) {
     AttentionForward(p.Wide(p.q).Rows(last, 1), p.Narrow(p.k), p.Narrow(p.v), {p.starts.data(), 1}, p.shape,

@@ -41,7 +41,8 @@ nlohmann::ordered_json PredictionJson(const TapeTime& time, int64_t tokens, cons
   for (const auto& [op, seconds] : time.by_op) json["ops"][op] = seconds;
   json["rates"] = {{"f32_flops", rates.f32_flops},
                    {"bf16_flops", rates.bf16_flops},
-                   {"attention_flops", rates.attention_flops},
+                   {"attention_f32_flops", rates.attention_f32_flops},
+                   {"attention_bf16_flops", rates.attention_bf16_flops},
                    {"memory_bytes", rates.memory_bytes},
                    {"disk_bytes", rates.disk_bytes}};
   return json;

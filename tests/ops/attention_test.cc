@@ -3,6 +3,8 @@
 
 #include <numeric>
 
+#include "ops/cpu_level.h"
+#include "ops/format.h"
 #include "tests/ops/cpu_levels.h"
 #include "tests/ops/gradient_check.h"
 
@@ -17,6 +19,11 @@ struct Case {
 
 AttentionShape Shape(int heads, int kv_heads, int dim, int64_t window = 0, float soft_cap = 0) {
   return {heads, kv_heads, dim, 1.0f / std::sqrt(static_cast<float>(dim)), window, soft_cap};
+}
+
+AttentionShape InBF16(AttentionShape shape) {
+  shape.compute = Compute::kBF16;
+  return shape;
 }
 
 std::vector<Case> Cases() {
@@ -222,6 +229,35 @@ TEST(AttentionTest, BackwardMatchesFormulasOverManyTiles) {
   }
 }
 
+void Round(TestMatrix* m) {
+  for (int64_t r = 0; r < m->rows(); ++r) {
+    for (int64_t c = 0; c < m->cols(); ++c) m->view().row(r)[c] = BF16ToFloat(FloatToBF16(m->view().row(r)[c]));
+  }
+}
+
+// Operands that are bf16 already: what is left is the rounding of probabilities and of their gradients, 2^-9 of each.
+TEST(AttentionTest, TilesMatchFormulasToTheRoundingOfProbabilities) {
+  if (!HasAmx()) GTEST_SKIP() << "this processor has no tiles";
+  std::vector<Case> cases = Cases();
+  for (const Case& c : LargeCases()) cases.push_back(c);
+  for (const Case& c : cases) {
+    Inputs in(c);
+    for (TestMatrix* m : {&in.q, &in.k, &in.v, &in.dout}) Round(m);
+    const Outputs exact = RunAll(in, c.shape), o = RunAll(in, InBF16(c.shape));
+    const auto forward = ReferenceForward(in.q.To<double>(), in.k.To<double>(), in.v.To<double>(), in.starts, c.shape);
+    ExpectAllNear(o.out.Values(), forward.out, 0x1p-8 * MaxAbs(forward.out), c.name + " out");
+    ExpectAllNear(o.lse.Values(), forward.lse, Tolerance(c.shape, MaxAbs(forward.lse)), c.name + " lse");
+    std::vector<double> dq, dk, dv;
+    ReferenceBackward(in, c.shape, dq, dk, dv);
+    ExpectAllNear(o.dq.Values(), dq, 0x1p-7 * MaxAbs(dq), c.name + " dq");
+    ExpectAllNear(o.dk.Values(), dk, 0x1p-7 * MaxAbs(dk), c.name + " dk");
+    ExpectAllNear(o.dv.Values(), dv, 0x1p-7 * MaxAbs(dv), c.name + " dv");
+    if (in.q.rows() > 100) {
+      EXPECT_NE(o.dq.Values(), exact.dq.Values()) << c.name << ": tiles were not used";
+    }
+  }
+}
+
 // Row r of `all` has the bits of row r - begin of `alone`.
 void ExpectSameRows(const TestMatrix& all, const TestMatrix& alone, int64_t begin, const std::string& what) {
   for (int64_t r = 0; r < alone.rows(); ++r) {
@@ -237,7 +273,8 @@ TestMatrix SubRows(const TestMatrix& all, int64_t begin, int64_t count) {
 }
 
 TEST(AttentionTest, PackedSampleHasTheBitsOfTheSampleAlone) {
-  for (const AttentionShape& shape : {Shape(14, 2, 64), Shape(4, 4, 34, 50), Shape(3, 1, 16, 0, 2.0f)}) {
+  for (const AttentionShape& shape : {Shape(14, 2, 64), Shape(4, 4, 34, 50), Shape(3, 1, 16, 0, 2.0f),
+                                      InBF16(Shape(14, 2, 64)), InBF16(Shape(4, 4, 34, 50))}) {
     const Case packed{shape, {37, 1, 150, 8, 90}, "packed"};
     const Inputs in(packed);
     const Outputs o = RunAll(in, shape);
@@ -259,7 +296,8 @@ TEST(AttentionTest, PackedSampleHasTheBitsOfTheSampleAlone) {
 }
 
 TEST(AttentionTest, CacheFormHasTheBitsOfTheWholeSample) {
-  for (const AttentionShape& shape : {Shape(14, 2, 64), Shape(4, 1, 32, 40)}) {
+  for (const AttentionShape& shape :
+       {Shape(14, 2, 64), Shape(4, 1, 32, 40), InBF16(Shape(14, 2, 64)), InBF16(Shape(4, 1, 32, 40))}) {
     const Case c{shape, {150}, "cache"};
     const Inputs in(c);
     const Outputs whole = RunAll(in, shape);
@@ -278,11 +316,13 @@ TEST(AttentionTest, CacheFormHasTheBitsOfTheWholeSample) {
 }
 
 TEST(AttentionTest, LargeScoresStayFinite) {
-  const Case c{Shape(2, 1, 64), {100}, "large"};
-  const Inputs in(c, 100);  // scores of +-1e5
-  const Outputs o = RunAll(in, c.shape);
-  for (const TestMatrix* m : {&o.out, &o.lse, &o.dq, &o.dk, &o.dv}) {
-    for (const float x : m->Values()) ASSERT_TRUE(std::isfinite(x));
+  for (const AttentionShape& shape : {Shape(2, 1, 64), InBF16(Shape(2, 1, 64))}) {
+    const Case c{shape, {100}, "large"};
+    const Inputs in(c, 100);  // scores of +-1e5
+    const Outputs o = RunAll(in, c.shape);
+    for (const TestMatrix* m : {&o.out, &o.lse, &o.dq, &o.dk, &o.dv}) {
+      for (const float x : m->Values()) ASSERT_TRUE(std::isfinite(x));
+    }
   }
 }
 
@@ -298,7 +338,9 @@ TEST(AttentionTest, NoRows) {
 }
 
 TEST(AttentionTest, SameBitsForAnyThreadCount) {
-  for (const Case& c : LargeCases()) {
+  std::vector<Case> cases = LargeCases();
+  for (const Case& c : LargeCases()) cases.push_back({InBF16(c.shape), c.lengths, c.name + " in bf16"});
+  for (const Case& c : cases) {
     ExpectSameBitsForAnyThreadCount([&] {
       const Outputs o = RunAll(Inputs(c), c.shape);
       std::vector<float> all;

@@ -17,7 +17,7 @@ namespace thimble {
 namespace {
 
 constexpr int64_t kTokens = 48;
-constexpr MachineRates kRates = {1e9, 2e9, 5e8, 1e10};
+constexpr MachineRates kRates = {1e9, 2e9, 5e8, 1e9, 1e10};
 
 double FlopsOf(const Tape& tape, const CostContext& context, const std::set<std::string>& ops) {
   double flops = 0;
@@ -144,7 +144,8 @@ class MachineRatesTest : public TestFolder {};
 TEST_F(MachineRatesTest, AreMeasuredOnceAndTakenFromTheFile) {
   const std::string path = Path("cache/thimble/rates.json");
   const MachineRates measured = LoadOrMeasureRates(path);
-  for (double rate : {measured.f32_flops, measured.bf16_flops, measured.attention_flops, measured.memory_bytes}) {
+  for (double rate : {measured.f32_flops, measured.bf16_flops, measured.attention_f32_flops,
+                      measured.attention_bf16_flops, measured.memory_bytes}) {
     EXPECT_GT(rate, 1e6);
     EXPECT_TRUE(std::isfinite(rate));
   }
