@@ -64,13 +64,14 @@ class TileProducts {
   void Multiply(const float* const* a, int64_t rows, int64_t depth, float* right, int64_t columns, float* const* c,
                 Write write) const {
     PackAmxLeftRows(a, rows, depth, AmxLanes::kRows, scratch_.left);
-    MultiplyAmxTiles(scratch_.left, rows, Halves(right), columns, depth, c, write == Write::kAdd);
+    MultiplyAmxTiles(scratch_.left, rows, {Halves(right), AmxPaddedDepth(depth)}, columns, depth, c,
+                     write == Write::kAdd);
   }
   void AddTransposed(const float* const* x, int64_t rows, int64_t columns, const float* const* y, int64_t dim,
                      float* const* c) const {
     PackAmxLeftRows(x, rows, columns, AmxLanes::kColumns, scratch_.left);
     PackAmxRightRows(y, rows, dim, AmxLanes::kColumns, scratch_.right);
-    MultiplyAmxTiles(scratch_.left, columns, scratch_.right, dim, rows, c, true);
+    MultiplyAmxTiles(scratch_.left, columns, {scratch_.right, AmxPaddedDepth(rows)}, dim, rows, c, true);
   }
 
  private:

@@ -8,7 +8,10 @@
 #include <cstring>
 #include <limits>
 
+#include "ops/amx_panel.h"
 #include "ops/check.h"
+#include "ops/head_tile_amx.h"
+#include "ops/linear_cross_entropy_pass.h"
 #include "ops/parallel.h"
 #include "ops/scratch_carver.h"
 
@@ -18,75 +21,6 @@
 // foreach_target.h must come before these.
 #include "hwy/highway.h"
 #include "ops/head_tile-inl.h"
-
-#ifndef THIMBLE_OPS_LINEAR_CROSS_ENTROPY_CC_ONCE_
-#define THIMBLE_OPS_LINEAR_CROSS_ENTROPY_CC_ONCE_
-namespace thimble {
-namespace {
-
-constexpr int64_t kWidestPanel = 32;         // of any CPU level
-constexpr int64_t kTileBytes = 1310720;      // of both packed forms of a head tile
-constexpr int64_t kMaxVocabTile = 256;       // one depth block of the product P C
-constexpr int64_t kSuperBlock = 512;         // rows whose logits of one vocabulary tile exist at a time
-constexpr int64_t kMaxRowBlock = 96;         // rows of one task
-constexpr int64_t kFloatsPerThread = 24576;  // kMaxRowBlock x 256 rounded hidden states, or kSuperBlock x one panel
-
-struct ScratchLayout {
-  int64_t vocab_tile;
-  int32_t* rows;  // tokens that have a target
-  float* sum;     // running sum of each
-  float *turned, *straight;
-  float* logits;      // [kSuperBlock][vocab_tile]
-  int32_t* active;    // [kSuperBlock]: not filtered
-  float* head_sum;    // [D] sum of head rows
-  float* hidden_sum;  // [D] sum of hidden states that have a target
-  char* fetched;      // of a head that is read through a reader
-  float* threads;
-
-  ScratchLayout(ScratchCarver& carver, int64_t tokens, int64_t dim, int64_t fetched_value_bytes) {
-    const int64_t width = (dim + kWidestPanel - 1) / kWidestPanel * kWidestPanel;
-    const int64_t fits = kTileBytes / (8 * std::max<int64_t>(width, 1)) / kWidestPanel * kWidestPanel;
-    vocab_tile = std::clamp(fits, kWidestPanel, kMaxVocabTile);
-    rows = carver.Take<int32_t>(tokens);
-    sum = carver.Take<float>(tokens);
-    turned = carver.Take<float>(vocab_tile * width);
-    straight = carver.Take<float>(vocab_tile * width);
-    logits = carver.Take<float>(kSuperBlock * vocab_tile);
-    active = carver.Take<int32_t>(kSuperBlock);
-    head_sum = carver.Take<float>(width);
-    hidden_sum = carver.Take<float>(width);
-    fetched = carver.Take<char>(HeadRows::BufferBytes(vocab_tile, dim, fetched_value_bytes));
-    threads = carver.Take<float>(NumThreads() * kFloatsPerThread);
-  }
-};
-
-enum class Kind : uint8_t { kForward, kFused, kBackward };
-
-struct Pass {
-  Kind kind;
-  ConstMatrix h;
-  WeightView head;
-  ConstInts targets;
-  LinearCrossEntropyOptions options;
-  float scale;       // d: of the losses in the gradient
-  Vector loss, lse;  // written; while tiles run, lse holds the maximum and loss the weighted logits
-  ConstVector known_lse;
-  Matrix dh, dhead;
-
-  bool bf16() const { return options.compute == Compute::kBF16; }
-  // With smoothing no entry of the gradient is small: the filter then looks at softmax - target and the rest is added
-  // exactly, which a soft cap's factors forbid.
-  bool filtered() const {
-    return options.filter_threshold > 0 && !(options.soft_cap > 0 && options.label_smoothing > 0);
-  }
-  bool smoothing_apart() const {
-    return options.label_smoothing > 0 && (kind == Kind::kFused || (kind == Kind::kBackward && filtered()));
-  }
-};
-
-}  // namespace
-}  // namespace thimble
-#endif  // THIMBLE_OPS_LINEAR_CROSS_ENTROPY_CC_ONCE_
 
 HWY_BEFORE_NAMESPACE();
 namespace thimble {
@@ -207,6 +141,12 @@ HWY_INLINE bool GradientRow(const Pass& pass, int64_t token, const LogitRow& row
   return true;
 }
 
+// The same memory as panels of bf16.
+AmxHeadTile InBF16(const HeadTile& tile, int64_t dim) {
+  return {tile.begin, tile.rows, dim, reinterpret_cast<uint16_t*>(tile.turned),
+          reinterpret_cast<uint16_t*>(tile.straight)};
+}
+
 // Rows [first, first + count) of the list, whose logits are z[0], z[1], ...
 HWY_NOINLINE void RowBlock(const Pass& pass, const ScratchLayout& scratch, const HeadTile& tile, int64_t first,
                            int64_t count, float* logits, int32_t* active, float* rounded) {
@@ -216,7 +156,14 @@ HWY_NOINLINE void RowBlock(const Pass& pass, const ScratchLayout& scratch, const
     h[r] = pass.h.row(scratch.rows[first + r]);
     z[r] = logits + r * scratch.vocab_tile;
   }
-  LogitTile(h, count, pass.h.cols, tile, pass.bf16() ? rounded : nullptr, z);
+  const bool on_tiles = pass.on_tiles();
+  uint16_t* left = reinterpret_cast<uint16_t*>(rounded);
+  if (on_tiles) {
+    const AmxScope scope;
+    AmxLogits(h, count, InBF16(tile, pass.h.cols), left, z);
+  } else {
+    LogitTile(h, count, pass.h.cols, tile, pass.bf16() ? rounded : nullptr, z);
+  }
   const float* kept[kMaxRowBlock];
   int64_t multiplied = 0;
   for (int64_t r = 0; r < count; ++r) {
@@ -229,7 +176,12 @@ HWY_NOINLINE void RowBlock(const Pass& pass, const ScratchLayout& scratch, const
     dh[multiplied++] = pass.dh.row(token);
   }
   if (pass.kind == Kind::kForward) return;
-  MultiplyPanels(RowOperand{kept}, multiplied, tile.rows, tile.straight, pass.h.cols, dh, Write::kAdd);
+  if (on_tiles) {
+    const AmxScope scope;
+    AddAmxHeadProduct(kept, multiplied, InBF16(tile, pass.h.cols), left, dh);
+  } else {
+    MultiplyPanels(RowOperand{kept}, multiplied, tile.rows, tile.straight, pass.h.cols, dh, Write::kAdd);
+  }
 }
 
 // dhead rows of the tile += G^T h over the active rows of a super block, and the part of smoothing that was set apart.
@@ -303,7 +255,7 @@ void Run(const Pass& pass, const ScratchLayout& scratch, int64_t rows) {
   for (int64_t v = 0; v < vocab && rows > 0; v += scratch.vocab_tile) {
     const HeadTile tile = {v, std::min(scratch.vocab_tile, vocab - v), scratch.turned,
                            pass.kind == Kind::kForward ? nullptr : scratch.straight};
-    PackHeadTile(head.At(v), tile, pass.bf16());
+    pass.on_tiles() ? PackAmxHeadTile(head.At(v), InBF16(tile, dim)) : PackHeadTile(head.At(v), tile, pass.bf16());
     if (pass.smoothing_apart()) AddHeadSum(tile, dim, scratch.head_sum);
     for (int64_t first = 0; first < rows; first += kSuperBlock) {
       const int64_t count = std::min(kSuperBlock, rows - first);

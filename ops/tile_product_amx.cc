@@ -85,7 +85,7 @@ void PackAmxRightRows(const float* const* rows, int64_t count, int64_t columns, 
   }
 }
 
-void MultiplyAmxTiles(const uint16_t* left, int64_t left_lanes, const uint16_t* right, int64_t right_lanes,
+void MultiplyAmxTiles(const uint16_t* left, int64_t left_lanes, const AmxRightPanels& right, int64_t right_lanes,
                       int64_t depth, float* const* c, bool add) {
   const int64_t padded = AmxPaddedDepth(depth);
   alignas(64) float sums[kAmxSums];
@@ -93,7 +93,8 @@ void MultiplyAmxTiles(const uint16_t* left, int64_t left_lanes, const uint16_t* 
     const int64_t columns = std::min(kAmxPanel, right_lanes - n);
     for (int64_t m = 0; m < left_lanes; m += kAmxPanel) {
       const int64_t rows = std::min(kAmxPanel, left_lanes - m);
-      AmxProduct product = {left + m * padded, right + n * padded, padded / kAmxStep, rows, columns, false, sums};
+      AmxProduct product = {
+          left + m * padded, right.first + n * right.depth, padded / kAmxStep, rows, columns, false, sums};
       // Whole panels go straight to where they belong.
       if (!add && rows == kAmxPanel && columns == kAmxPanel && EquallyFarApart(c + m)) {
         product.sums = c[m] + n;
@@ -107,7 +108,7 @@ void MultiplyAmxTiles(const uint16_t* left, int64_t left_lanes, const uint16_t* 
 #else   // No AMX: nothing calls these.
 void PackAmxLeftRows(const float* const*, int64_t, int64_t, AmxLanes, uint16_t*) { CHECK(false); }
 void PackAmxRightRows(const float* const*, int64_t, int64_t, AmxLanes, uint16_t*) { CHECK(false); }
-void MultiplyAmxTiles(const uint16_t*, int64_t, const uint16_t*, int64_t, int64_t, float* const*, bool) {
+void MultiplyAmxTiles(const uint16_t*, int64_t, const AmxRightPanels&, int64_t, int64_t, float* const*, bool) {
   CHECK(false);
 }
 #endif  // defined(__x86_64__)

@@ -19,8 +19,14 @@ int64_t AmxPanelValues(int64_t lanes, int64_t depth);
 void PackAmxLeftRows(const float* const* rows, int64_t count, int64_t columns, AmxLanes lanes, uint16_t* panels);
 void PackAmxRightRows(const float* const* rows, int64_t count, int64_t columns, AmxLanes lanes, uint16_t* panels);
 
+// Panels of a right operand from some inner index on, a multiple of kAmxStep: `depth` of all they hold, padded.
+struct AmxRightPanels {
+  const uint16_t* first;
+  int64_t depth;
+};
+
 // c[m][n] = or (add) += sum over k < depth of left lane m and right lane n, for m < left_lanes, n < right_lanes.
-void MultiplyAmxTiles(const uint16_t* left, int64_t left_lanes, const uint16_t* right, int64_t right_lanes,
+void MultiplyAmxTiles(const uint16_t* left, int64_t left_lanes, const AmxRightPanels& right, int64_t right_lanes,
                       int64_t depth, float* const* c, bool add);
 
 }  // namespace thimble

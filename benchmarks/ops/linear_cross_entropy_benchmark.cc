@@ -61,8 +61,10 @@ struct Problem {
   }
 };
 
+// range(3): 0 f32, 1 bf16.
 void BM_LinearCrossEntropyForward(benchmark::State& state) {
   Problem p(state);
+  p.options.compute = state.range(3) != 0 ? Compute::kBF16 : Compute::kF32;
   for (auto _ : state) {
     LinearCrossEntropyForward(p.Hidden(p.h), p.Head(), p.Targets(), p.options, p.Loss(), p.Lse(), p.scratch_view());
   }
@@ -71,6 +73,7 @@ void BM_LinearCrossEntropyForward(benchmark::State& state) {
 
 void BM_LinearCrossEntropyFused(benchmark::State& state) {
   Problem p(state);
+  p.options.compute = state.range(3) != 0 ? Compute::kBF16 : Compute::kF32;
   for (auto _ : state) {
     LinearCrossEntropyFused(p.Hidden(p.h), p.Head(), p.Targets(), 1, p.options, p.Loss(), p.Lse(), p.Hidden(p.dh),
                             p.scratch_view());
@@ -90,7 +93,7 @@ void BM_LinearCrossEntropyBackward(benchmark::State& state) {
 }
 
 void Sizes(benchmark::internal::Benchmark* b) {
-  b->ArgNames({"rows", "dim", "vocab"})->Args({512, 896, 32768});
+  b->ArgNames({"rows", "dim", "vocab", "bf16"})->Args({512, 896, 32768, 0})->Args({512, 896, 32768, 1});
   b->Unit(benchmark::kMillisecond)->UseRealTime();
 }
 BENCHMARK(BM_LinearCrossEntropyForward)->Apply(Sizes);

@@ -4,6 +4,7 @@
 
 #include <cstring>
 
+#include "ops/cpu_level.h"
 #include "ops/head_rows.h"
 #include "tests/ops/cpu_levels.h"
 #include "tests/ops/gradient_check.h"
@@ -244,17 +245,27 @@ TEST(LinearCrossEntropyTest, ComputeInBF16RoundsBothOperands) {
   Inputs in(c);
   Options bf16 = c.options;
   bf16.compute = Compute::kBF16;
-  const Outputs rounded_inside = RunAll(in, bf16), exact = RunAll(in, c.options);
+  const bool amx = HasAmx();
+  const Outputs on_tiles = RunAll(in, bf16), exact = RunAll(in, c.options);
+  AllowAmxForTest(false);
+  const Outputs rounded_inside = RunAll(in, bf16);
+  AllowAmxForTest(amx);
   for (float& x : in.head) x = BF16ToFloat(FloatToBF16(x));
   for (int t = 0; t < c.rows; ++t) {
     for (int i = 0; i < c.dim; ++i) in.h(t, i) = BF16ToFloat(FloatToBF16(in.h(t, i)));
   }
   EXPECT_EQ(rounded_inside.loss.Values(), RunAll(in, c.options).loss.Values());
   EXPECT_NE(rounded_inside.loss.Values(), exact.loss.Values());
+  // Tiles sum in another order, where there are any.
+  const std::vector<float> losses = rounded_inside.loss.Values();
+  EXPECT_LE(RelativeError(on_tiles.loss.Values(), std::vector<double>(losses.begin(), losses.end())), 1e-6);
+  EXPECT_EQ(on_tiles.loss.Values() != losses, amx);
   const CrossEntropyGradients g = ReferenceGradients(in, c.options, kGradScale);
-  EXPECT_LE(RelativeError(rounded_inside.dh.Values(), g.dh), 1.0 / 256);
-  EXPECT_LE(RelativeError(rounded_inside.fused_dh.Values(), g.dh), 1.0 / 256);
-  EXPECT_LE(RelativeError(rounded_inside.dhead.Values(), g.dhead, kInitial), 1.0 / 256);
+  for (const Outputs* o : {&rounded_inside, &on_tiles}) {
+    EXPECT_LE(RelativeError(o->dh.Values(), g.dh), 1.0 / 256);
+    EXPECT_LE(RelativeError(o->fused_dh.Values(), g.dh), 1.0 / 256);
+    EXPECT_LE(RelativeError(o->dhead.Values(), g.dhead, kInitial), 1.0 / 256);
+  }
 }
 
 // A head that is somewhere else, read in ranges of bytes.
@@ -298,6 +309,8 @@ TEST(LinearCrossEntropyTest, SameBitsForAnyThreadCount) {
   std::vector<Case> cases = LargeCases();
   cases.push_back({150, 700, 64, MakeOptions(0, 0.1f, 0.01f, 1.0f / 4096), "filter", 0.3f});
   cases.push_back({150, 700, 64, MakeOptions(0, 0, 0, 1.0f / 4096), "filter", 0.3f});
+  cases.push_back({150, 700, 600, {}, "bf16", 0.1f});
+  cases.back().options.compute = Compute::kBF16;
   for (const Case& c : cases) {
     const Inputs in(c);
     ExpectSameBitsForAnyThreadCount([&] {
@@ -312,17 +325,20 @@ TEST(LinearCrossEntropyTest, SameBitsForAnyThreadCount) {
 }
 
 TEST(LinearCrossEntropyTest, ARowHasTheSameBitsInAnyBatch) {
-  const Case c{150, 300, 64, MakeOptions(0, 0, 0.01f), "batch", 0.3f};
-  const Inputs in(c);
-  const Outputs all = RunAll(in, c.options);
-  Inputs one(Case{1, c.vocab, c.dim, c.options, "one"});
-  std::copy_n(in.h.view().row(120), c.dim, one.h.view().row(0));
-  one.targets[0] = in.targets[120];
-  const Outputs alone = RunAll(one, c.options);
-  EXPECT_EQ(alone.loss(0, 0), all.loss(0, 120));
-  for (int i = 0; i < c.dim; ++i) {
-    EXPECT_EQ(alone.dh(0, i), all.dh(120, i));
-    EXPECT_EQ(alone.fused_dh(0, i), all.fused_dh(120, i));
+  for (const Compute compute : {Compute::kF32, Compute::kBF16}) {
+    Case c{150, 300, 64, MakeOptions(0, 0, 0.01f), "batch", 0.3f};
+    c.options.compute = compute;
+    const Inputs in(c);
+    const Outputs all = RunAll(in, c.options);
+    Inputs one(Case{1, c.vocab, c.dim, c.options, "one"});
+    std::copy_n(in.h.view().row(120), c.dim, one.h.view().row(0));
+    one.targets[0] = in.targets[120];
+    const Outputs alone = RunAll(one, c.options);
+    EXPECT_EQ(alone.loss(0, 0), all.loss(0, 120));
+    for (int i = 0; i < c.dim; ++i) {
+      EXPECT_EQ(alone.dh(0, i), all.dh(120, i));
+      EXPECT_EQ(alone.fused_dh(0, i), all.fused_dh(120, i));
+    }
   }
 }
 
