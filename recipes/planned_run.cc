@@ -103,7 +103,7 @@ std::string Missing(const ModelSession& model) {
 
 std::string DescribeModel(const ModelSession& model) {
   const DecoderConfig& c = model.decoder.config;
-  return absl::StrFormat("Model: %s, %d layers, %d wide, %d tokens; %d parameters, %d train", c.model_type,
+  return absl::StrFormat("Model: %s, %d layers, %d wide, %d tokens,\n  %d parameters, of which %d train", c.model_type,
                          c.num_layers, c.hidden_dim, c.vocab_size, c.ParameterCount(), TrainedParameters(model));
 }
 
