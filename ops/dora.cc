@@ -1,6 +1,7 @@
 #include "ops/dora.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdint>
 
@@ -74,8 +75,11 @@ WeightView Weight(ConstMatrix matrix) {
   return {matrix.data, matrix.rows, matrix.cols};
 }
 
+// A part of kMatMulInnerBlock, so that sums over tokens are cut alike wherever a tile of tokens begins.
 int64_t TileRows(int64_t rows, int64_t in, int64_t out) {
-  return std::min(rows, std::max<int64_t>(16, kTileBytes / (kFloat * std::max<int64_t>(in + 2 * out, 1))));
+  const int64_t fitting = kTileBytes / (kFloat * std::max<int64_t>(in + 2 * out, 1));
+  const auto whole = std::bit_floor(static_cast<uint64_t>(std::clamp<int64_t>(fitting, 16, kMatMulInnerBlock)));
+  return std::min(rows, static_cast<int64_t>(whole));
 }
 
 // k = (m - base) / norm for every column, k [cols].

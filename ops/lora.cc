@@ -1,6 +1,7 @@
 #include "ops/lora.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdint>
 
@@ -61,10 +62,12 @@ HWY_EXPORT(AddMasked);
 
 constexpr int64_t kTileBytes = 1 << 20;
 
-// Rows of dropout(x) held at a time; at least 16, so that a product has rows to work on.
+// Rows of dropout(x) held at a time; at least 16, so that a product has rows to work on, and a part of
+// kMatMulInnerBlock, so that sums over tokens are cut alike wherever a tile of tokens begins.
 int64_t TileRows(int64_t rows, int64_t in) {
   const int64_t fitting = kTileBytes / (static_cast<int64_t>(sizeof(float)) * std::max<int64_t>(in, 1));
-  return std::min(rows, std::max<int64_t>(16, fitting));
+  const auto whole = std::bit_floor(static_cast<uint64_t>(std::clamp<int64_t>(fitting, 16, kMatMulInnerBlock)));
+  return std::min(rows, static_cast<int64_t>(whole));
 }
 
 void Dropout(ConstMatrix x, const LoraDropout& dropout, int64_t first_row, bool add, Matrix y) {

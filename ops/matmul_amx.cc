@@ -160,9 +160,11 @@ void MultiplyAmx(const MatMulProduct& p, Scratch scratch) {
   uint8_t* memory = static_cast<uint8_t*>(scratch.data);
   uint16_t* left = reinterpret_cast<uint16_t*>(memory);
   const bool parallel = p.rows * p.cols * p.inner >= kMinParallelWork;
+  // Sums over tokens are cut as those of f32 are: computed a tile of tokens at a time they are the same bits.
+  const int64_t inner_block = p.left.inner_first ? kMatMulInnerBlock : kAmxInnerBlock;
   for (int64_t row = 0; row < p.rows; row += kMaxRows) {
-    for (int64_t k = 0; k < p.inner; k += kAmxInnerBlock) {
-      const Block block = {p, row, std::min(kMaxRows, p.rows - row), k, std::min(kAmxInnerBlock, p.inner - k), left};
+    for (int64_t k = 0; k < p.inner; k += inner_block) {
+      const Block block = {p, row, std::min(kMaxRows, p.rows - row), k, std::min(inner_block, p.inner - k), left};
       PackLeft(block, parallel, left);
       MultiplyBlock(block, parallel, layout, memory + layout.left_bytes);
     }

@@ -9,7 +9,8 @@
 
 namespace thimble {
 
-// Inner indices that make one chain of sums; the chains' sums, times the scale, are added onto y in increasing order.
+// Inner indices that make one chain of sums (MatMulTN: kMatMulInnerBlock); the chains' sums, times the scale, are added
+// onto y in increasing order.
 inline constexpr int64_t kAmxInnerBlock = 4096;
 
 // Scratch of MultiplyAmx with NumThreads() threads.

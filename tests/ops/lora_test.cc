@@ -151,5 +151,31 @@ TEST(LoraTest, TilesThreadsAndAFrozenInput) {
                 (std::sqrt(in) + 100) * kFloatEpsilon * 4 * MaxAbs(expected), "y");
 }
 
+// A tile of tokens at a time: sums over tokens are cut at the same places.
+TEST(LoraTest, PiecesOf256TokensGiveTheSameBits) {
+  const int rows = 600, in = 600, rank = 5, out = 70;
+  const TestMatrix x = TestMatrix::Random(rows, in, 1), a = TestMatrix::Random(rank, in, 2, 1, 0),
+                   b = TestMatrix::Random(out, rank, 3, 1, 0), dy = TestMatrix::Random(rows, out, 4);
+  for (const Compute compute : {Compute::kF32, Compute::kBF16}) {
+    for (const float p : {0.0f, 0.25f}) {
+      const auto run = [&](int piece) {
+        TestMatrix xa(rows, rank), y(rows, out), dx(rows, in), da = TestMatrix::Random(rank, in, 7), db(out, rank);
+        TestScratch scratch(LoraScratchBytes(compute, piece, in, out, rank));
+        for (int row = 0; row < rows; row += piece) {
+          const int n = std::min(piece, rows - row);
+          const LoraDropout dropout = {.p = p, .seed = 3, .counter = 7, .first_row = row};
+          LoraForward(x.view().Rows(row, n), a.view(), b.view(), kScale, dropout, compute, xa.view().Rows(row, n),
+                      y.view().Rows(row, n), scratch.view());
+          LoraBackward(x.view().Rows(row, n), a.view(), b.view(), kScale, dropout, compute, xa.view().Rows(row, n),
+                       dy.view().Rows(row, n), dx.view().Rows(row, n), da.view(), db.view(), scratch.view());
+        }
+        EXPECT_TRUE(scratch.GuardIntact());
+        return Concatenate(Concatenate(y.Values(), dx.Values()), Concatenate(da.Values(), db.Values()));
+      };
+      EXPECT_EQ(run(rows), run(256)) << "dropout " << p << (compute == Compute::kBF16 ? ", bf16" : "");
+    }
+  }
+}
+
 }  // namespace
 }  // namespace thimble
