@@ -80,6 +80,7 @@ absl::StatusOr<bool> DatasetReader::NextUncounted(Row* row) {
   while (true) {
     *row = Row();
     row->file = static_cast<int>(file_);
+    row->labels.resize(options_.label_columns.size());
     ASSIGN_OR_RETURN(const bool more, NextInFile(row));
     if (more) return true;
     if (file_ + 1 == options_.files.size()) return false;
@@ -207,6 +208,7 @@ absl::Status DatasetReader::ParseRow(const std::string& json, int64_t line, Row*
       absl::StrAppend(&description_, "; ", options_.files[file_], ": ", found);
     }
   }
+  RETURN_IF_ERROR(AtLine(parsed->FillLabels(options_.label_columns, row), line));
   return AtLine(parsed->Fill(form_, columns_, row), line);
 }
 

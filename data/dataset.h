@@ -35,9 +35,10 @@ struct DatasetOptions {
   std::vector<std::string> files;  // read in this order
   RowForm form = RowForm::kAuto;
   ColumnNames columns;
-  std::string text_separator;  // plain text: documents end at it; empty: a file is one document
-  int64_t first_row = 0;       // rows before it are skipped
-  int64_t max_rows = 0;        // 0: all
+  std::string text_separator;              // plain text: documents end at it; empty: a file is one document
+  int64_t first_row = 0;                   // rows before it are skipped
+  int64_t max_rows = 0;                    // 0: all
+  std::vector<std::string> label_columns;  // read into Row::labels; they shape no token
 };
 
 struct Message {
@@ -46,13 +47,14 @@ struct Message {
 };
 
 struct Row {
-  RowForm form = RowForm::kText;  // never kAuto
-  std::vector<Message> messages;  // all forms but kText; alpaca and prompt_completion: [system,] user, assistant
-  std::string input;              // alpaca's input, kept apart because formats place it differently
-  std::string text;               // kText
-  bool continues = false;         // kText: the next row carries the same document on (long documents come in pieces)
-  int file = 0;                   // index into DatasetOptions::files
-  int64_t line = 0;               // where the row starts, from 1
+  RowForm form = RowForm::kText;    // never kAuto
+  std::vector<Message> messages;    // all forms but kText; alpaca and prompt_completion: [system,] user, assistant
+  std::string input;                // alpaca's input, kept apart because formats place it differently
+  std::string text;                 // kText
+  std::vector<std::string> labels;  // one a label column: a string, number or boolean as text; empty where absent
+  bool continues = false;           // kText: the next row carries the same document on (long documents come in pieces)
+  int file = 0;                     // index into DatasetOptions::files
+  int64_t line = 0;                 // where the row starts, from 1
 };
 
 // Reads all files in order. Errors name file, line, expected and found: NotFound, InvalidArgument (malformed JSON,

@@ -283,4 +283,21 @@ absl::Status JsonRow::Fill(RowForm form, const ColumnNames& columns, Row* row) c
   return absl::OkStatus();
 }
 
+absl::Status JsonRow::FillLabels(const std::vector<std::string>& columns, Row* row) const {
+  row->labels.clear();
+  for (const std::string& column : columns) {
+    const auto found = value_->json.find(column);
+    std::string label;
+    if (found != value_->json.end() && !found->is_null()) {
+      if (found->is_structured()) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("column '", column, "': expected a string, number or boolean, found ", found->type_name()));
+      }
+      label = found->is_string() ? found->get<std::string>() : found->dump();
+    }
+    row->labels.push_back(std::move(label));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace thimble

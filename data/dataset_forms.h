@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -23,6 +24,8 @@ class JsonRow {
   std::string DescribeColumns(RowForm form, const ColumnNames& columns) const;
   // Sets the fields of `row` that `form` has. Columns must be resolved.
   absl::Status Fill(RowForm form, const ColumnNames& columns, Row* row) const;
+  // Sets row->labels.
+  absl::Status FillLabels(const std::vector<std::string>& columns, Row* row) const;
 
  private:
   struct Value;

@@ -265,6 +265,16 @@ int64_t BatchStream::batches_per_epoch() const {
   return (stats_.bins + options_.micro_batch_size - 1) / options_.micro_batch_size;
 }
 
+std::vector<Piece> BatchStream::PiecesAt(int64_t index) const {
+  std::vector<Piece> pieces;
+  const int64_t begin = index * options_.micro_batch_size;
+  const int64_t end = std::min(begin + options_.micro_batch_size, stats_.bins);
+  for (int64_t i = begin; i < end; ++i) {
+    pieces.insert(pieces.end(), pieces_.begin() + bin_begins_[order_[i]], pieces_.begin() + bin_begins_[order_[i] + 1]);
+  }
+  return pieces;
+}
+
 absl::Status BatchStream::Next(Batch* batch) {
   PlanEpoch(position_.epoch);
   batch->Reset(max_batch_tokens_);

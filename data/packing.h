@@ -91,6 +91,10 @@ class BatchStream {
   // OutOfRange when the index does not exist.
   absl::Status Seek(const DataPosition& position);
 
+  // What the micro-batch of this index in the epoch that Next() was last asked for is made of, in the order of its
+  // tokens.
+  std::vector<Piece> PiecesAt(int64_t index) const;
+
   // The same in every epoch.
   int64_t batches_per_epoch() const;
   // No batch has more tokens.

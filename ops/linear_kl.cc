@@ -23,8 +23,12 @@
 namespace thimble {
 namespace {
 
-constexpr int64_t kVocabTile = 128;
+constexpr int64_t kTileBytes = 1310720;  // of the packed tiles of both heads
+constexpr int64_t kWidestPanel = 32;     // of any CPU level
+constexpr int64_t kMaxVocabTile = 128;
 constexpr int64_t kRowBlock = 48;
+
+int64_t Padded(int64_t dim) { return (dim + kWidestPanel - 1) / kWidestPanel * kWidestPanel; }
 
 // Of one model's logits so far.
 struct Softmax {
@@ -45,19 +49,22 @@ struct Model {
 };
 
 struct ScratchLayout {
+  int64_t vocab_tile;
   float *turned_p, *turned_q;
   char *fetched_p, *fetched_q;  // where heads are read through readers
   RowState* rows;
-  float* logits;  // [threads][2][kRowBlock][kVocabTile]
+  float* logits;  // [threads][2][kRowBlock][vocab_tile]
 
-  ScratchLayout(ScratchCarver& carver, int64_t count, int64_t dim_p, int64_t dim_q) {
-    constexpr int64_t kValueBytes = 4;
-    fetched_p = carver.Take<char>(HeadRows::BufferBytes(kVocabTile, dim_p, kValueBytes));
-    fetched_q = carver.Take<char>(HeadRows::BufferBytes(kVocabTile, dim_q, kValueBytes));
-    turned_p = carver.Take<float>(kVocabTile * dim_p);
-    turned_q = carver.Take<float>(kVocabTile * dim_q);
+  ScratchLayout(ScratchCarver& carver, int64_t count, const WeightView& p, const WeightView& q) {
+    const int64_t width = Padded(p.cols) + Padded(q.cols);
+    const int64_t fits = kTileBytes / (4 * std::max<int64_t>(width, 1)) / kWidestPanel * kWidestPanel;
+    vocab_tile = std::clamp(fits, kWidestPanel, kMaxVocabTile);
+    fetched_p = carver.Take<char>(HeadRows::BufferBytes(vocab_tile, p.cols, HeadRows::ValueBytes(p)));
+    fetched_q = carver.Take<char>(HeadRows::BufferBytes(vocab_tile, q.cols, HeadRows::ValueBytes(q)));
+    turned_p = carver.Take<float>(vocab_tile * Padded(p.cols));
+    turned_q = carver.Take<float>(vocab_tile * Padded(q.cols));
     rows = carver.Take<RowState>(count);
-    logits = carver.Take<float>(NumThreads() * 2 * kRowBlock * kVocabTile);
+    logits = carver.Take<float>(NumThreads() * 2 * kRowBlock * vocab_tile);
   }
 };
 
@@ -116,14 +123,14 @@ HWY_INLINE void AddTile(float* z_p, float* z_q, const HeadTile& tile, float cap_
 }
 
 HWY_NOINLINE void RowBlock(const Model& p, const Model& q, const HeadTile& tile_p, const HeadTile& tile_q,
-                           int64_t first, int64_t count, float* logits, RowState* rows) {
+                           int64_t first, int64_t count, int64_t stride, float* logits, RowState* rows) {
   const float *h_p[kRowBlock] = {}, *h_q[kRowBlock] = {};
   float *z_p[kRowBlock] = {}, *z_q[kRowBlock] = {};
   for (int64_t r = 0; r < count; ++r) {
     h_p[r] = p.h.row(first + r);
     h_q[r] = q.h.row(first + r);
-    z_p[r] = logits + 2 * r * kVocabTile;
-    z_q[r] = z_p[r] + kVocabTile;
+    z_p[r] = logits + 2 * r * stride;
+    z_q[r] = z_p[r] + stride;
   }
   LogitTile(h_p, count, p.h.cols, tile_p, nullptr, z_p);
   LogitTile(h_q, count, q.h.cols, tile_q, nullptr, z_q);
@@ -131,17 +138,17 @@ HWY_NOINLINE void RowBlock(const Model& p, const Model& q, const HeadTile& tile_
 }
 
 void Run(const Model& p, const Model& q, const ScratchLayout& scratch) {
-  const int64_t rows = p.h.rows, vocab = p.head.rows;
-  HeadRows head_p(p.head, kVocabTile, scratch.fetched_p), head_q(q.head, kVocabTile, scratch.fetched_q);
-  for (int64_t v = 0; v < vocab && rows > 0; v += kVocabTile) {
-    const HeadTile tile_p = {v, std::min(kVocabTile, vocab - v), scratch.turned_p, nullptr};
+  const int64_t rows = p.h.rows, vocab = p.head.rows, width = scratch.vocab_tile;
+  HeadRows head_p(p.head, width, scratch.fetched_p), head_q(q.head, width, scratch.fetched_q);
+  for (int64_t v = 0; v < vocab && rows > 0; v += width) {
+    const HeadTile tile_p = {v, std::min(width, vocab - v), scratch.turned_p, nullptr};
     const HeadTile tile_q = {v, tile_p.rows, scratch.turned_q, nullptr};
     PackHeadTile(head_p.At(v), tile_p, false);
     PackHeadTile(head_q.At(v), tile_q, false);
     ParallelFor((rows + kRowBlock - 1) / kRowBlock, [&](int64_t i, int thread) {
       const int64_t first = i * kRowBlock;
-      RowBlock(p, q, tile_p, tile_q, first, std::min(kRowBlock, rows - first),
-               scratch.logits + thread * 2 * kRowBlock * kVocabTile, scratch.rows);
+      RowBlock(p, q, tile_p, tile_q, first, std::min(kRowBlock, rows - first), width,
+               scratch.logits + thread * 2 * kRowBlock * width, scratch.rows);
     });
   }
 }
@@ -159,9 +166,9 @@ HWY_EXPORT(Run);
 
 }  // namespace
 
-int64_t LinearKLScratchBytes(int64_t rows, int64_t hidden_dim_p, int64_t hidden_dim_q) {
+int64_t LinearKLScratchBytes(int64_t rows, const WeightView& head_p, const WeightView& head_q) {
   ScratchCarver carver;
-  ScratchLayout(carver, rows, hidden_dim_p, hidden_dim_q);
+  ScratchLayout(carver, rows, head_p, head_q);
   return carver.used();
 }
 
@@ -173,7 +180,7 @@ void LinearKL(ConstMatrix h_p, const WeightView& head_p, ConstMatrix h_q, const 
   CHECK_EQ(h_p.cols, head_p.cols);
   CHECK_EQ(h_q.cols, head_q.cols);
   ScratchCarver carver(memory);
-  const ScratchLayout scratch(carver, h_p.rows, h_p.cols, h_q.cols);
+  const ScratchLayout scratch(carver, h_p.rows, head_p, head_q);
   std::fill_n(scratch.rows, h_p.rows, RowState());
   HWY_DYNAMIC_DISPATCH(Run)({h_p, head_p, soft_cap_p}, {h_q, head_q, soft_cap_q}, scratch);
   for (int64_t t = 0; t < h_p.rows; ++t) {

@@ -9,9 +9,10 @@
 
 namespace thimble {
 
-// Bytes for NumThreads() threads: tiles of both heads (1536 bytes times both dimensions) and 40 bytes a row; any
-// vocabulary.
-int64_t LinearKLScratchBytes(int64_t rows, int64_t hidden_dim_p, int64_t hidden_dim_q);
+// Bytes for NumThreads() threads and any vocabulary: 40 bytes a row, 48 KiB a thread, and tiles of both heads, 1.25 MiB
+// where their dimensions add up to at most 10240 and 128 bytes a dimension above; for a head that is read through a
+// reader two tiles of its values as well.
+int64_t LinearKLScratchBytes(int64_t rows, const WeightView& head_p, const WeightView& head_q);
 
 // kl_t = sum_v P_tv log(P_tv / Q_tv) in nats, at least 0, with P = softmax(h_p head_p^T), Q = softmax(h_q head_q^T);
 // top_p, top_q: the most likely id of each, the lowest where several are. Exactly 0 where P and Q have the same inputs.

@@ -8,15 +8,13 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "data/file.h"
+#include "data/quantize_folder.h"
 #include "data/tensor_file.h"
 #include "ops/check.h"
 #include "recipes/recipe_options.h"
-#include "recipes/run_summary.h"
-#include "recipes/text_layout.h"
 #include "trainer/engine.h"
-#include "trainer/run_plan.h"
 
 namespace thimble {
 namespace {
@@ -26,7 +24,7 @@ namespace fs = std::filesystem;
 // Removes what it names unless the export was put in its place.
 class FolderBeside {
  public:
-  explicit FolderBeside(const std::string& out) : path_(out + ".thimble-new") { Remove(); }
+  FolderBeside(const std::string& out, const char* ending) : path_(out + ending) { Remove(); }
   ~FolderBeside() { Remove(); }
   FolderBeside(const FolderBeside&) = delete;
   FolderBeside& operator=(const FolderBeside&) = delete;
@@ -77,7 +75,9 @@ absl::StatusOr<HeldOut> RowsOfFiles(ModelSession* model, const std::vector<std::
   ASSIGN_OR_RETURN(BatchStream stream, BatchStream::Make(rows.data.validation.rows, packing));
   rows.data.eval_stream = std::make_unique<BatchStream>(std::move(stream));
   rows.stream = rows.data.eval_stream.get();
-  rows.description = absl::StrJoin(files, ", ");
+  // Names alone: the card may be published.
+  rows.description = absl::StrJoin(
+      files, ", ", [](std::string* out, const std::string& file) { out->append(fs::path(file).filename().string()); });
   return rows;
 }
 
@@ -148,26 +148,94 @@ absl::Status CheckAdapter(const Store& store, const std::string& folder) {
   return absl::OkStatus();
 }
 
-absl::Status Measure(ModelSession* model, const HeldOut& rows, const ExportRequest& request, const std::string& folder,
-                     ExportReport* report) {
+// The engine of the model as it was trained, from the request or made.
+struct TrainedEngine {
   std::unique_ptr<Engine> made;
-  if (request.engine == nullptr) {
+  Engine* engine = nullptr;
+
+  TrainedEngine(ModelSession* model, const HeldOut& rows, const ExportRequest& request) : engine(request.engine) {
+    if (engine != nullptr) return;
     EngineOptions options;
     options.train = false;
     options.loss.compute = model->decoder.compute;
     options.max_tokens = rows.stream->max_batch_tokens();
     made = std::make_unique<Engine>(&model->decoder, &model->store, options);
+    engine = made.get();
   }
-  Engine* engine = made != nullptr ? made.get() : request.engine;
-  ASSIGN_OR_RETURN(report->quality, CompareWithExport(engine, folder, rows.stream, request.max_batches,
-                                                      model->recipe.memory().spill_folder()));
-  report->memory.Add(*engine);
-  report->memory.planned += report->quality.planned_bytes;
-  report->memory.measured += report->quality.measured_bytes;
+};
+
+absl::Status Measure(ModelSession* model, const HeldOut& rows, const ExportRequest& request, Engine* engine,
+                     const std::string& folder, ExportStep step, ExportReport* report) {
+  ASSIGN_OR_RETURN(step.quality, CompareWithExport(engine, folder, rows.stream, request.max_batches,
+                                                   model->recipe.memory().spill_folder()));
+  ForwardMemory memory;
+  memory.Add(*engine);
+  memory.planned += step.quality.planned_bytes;
+  memory.measured += step.quality.measured_bytes;
+  report->memory.Max(memory);
   report->measured = true;
   report->compared_over = rows.description;
-  report->verdict = JudgeExport(report->quality, request.options);
+  report->quality = step.quality;
+  report->steps.push_back(std::move(step));
   return absl::OkStatus();
+}
+
+// Nothing but the loss: the tensors are the trained ones.
+absl::Status MeasureAdapter(ModelSession* model, const ExportRequest& request, ExportReport* report) {
+  const absl::StatusOr<HeldOut> rows = FindHeldOut(model, request);
+  if (!rows.ok() && !request.data.empty()) return rows.status();
+  if (!rows.ok() || rows->stream == nullptr) {
+    report->not_measured = rows.ok() ? "no rows were given" : std::string(rows.status().message());
+    return absl::OkStatus();
+  }
+  TrainedEngine trained(model, *rows, request);
+  ExportStep step{"adapter", "f32", {}};
+  RETURN_IF_ERROR(rows->stream->Seek({}));
+  int64_t batches = rows->stream->batches_per_epoch();
+  if (request.max_batches > 0) batches = std::min(batches, request.max_batches);
+  double loss = 0;
+  Batch batch;
+  for (int64_t i = 0; i < batches; ++i) {
+    RETURN_IF_ERROR(rows->stream->Next(&batch));
+    loss += trained.engine->Evaluate(batch, nullptr);
+    RETURN_IF_ERROR(trained.engine->status());
+    step.quality.targets += batch.num_targets;
+    step.quality.tokens += static_cast<int64_t>(batch.tokens.size());
+  }
+  step.quality.loss = loss / static_cast<double>(std::max<int64_t>(step.quality.targets, 1));
+  step.quality.trained_loss = step.quality.loss;
+  step.quality.agreement = 1;
+  report->memory.Add(*trained.engine);
+  report->measured = true;
+  report->compared_over = rows->description;
+  report->quality = step.quality;
+  report->steps.push_back(std::move(step));
+  return absl::OkStatus();
+}
+
+// Merged, and where it is asked for quantised, each measured behind its step.
+absl::Status WriteWeights(ModelSession* model, const ExportRequest& request, const std::string& out,
+                          ExportReport* report) {
+  // First: missing rows should not cost the time of an export.
+  ASSIGN_OR_RETURN(const HeldOut rows, FindHeldOut(model, request));
+  const FolderBeside between(request.out, ".thimble-merged");
+  const std::string merged = request.quantize.has_value() ? between.path() : out;
+  RETURN_IF_ERROR(ExportMerged(model->decoder, model->store, model->Source(), request.options, merged));
+  std::unique_ptr<TrainedEngine> trained;
+  if (rows.stream != nullptr) {
+    trained = std::make_unique<TrainedEngine>(model, rows, request);
+    RETURN_IF_ERROR(Measure(model, rows, request, trained->engine, merged, {"merged", report->dtype, {}}, report));
+  } else {
+    report->not_measured = "no rows were given";
+  }
+  if (!request.quantize.has_value()) return absl::OkStatus();
+  QuantizeFolderOptions options;
+  options.quantize.format = *request.quantize;
+  options.max_shard_bytes = request.options.max_shard_bytes;
+  RETURN_IF_ERROR(QuantizeModelFolder(merged, out, options).status());
+  report->dtype = std::string(InfoOf(*request.quantize).name);
+  if (trained == nullptr) return absl::OkStatus();
+  return Measure(model, rows, request, trained->engine, out, {"quantised", report->dtype, {}}, report);
 }
 
 }  // namespace
@@ -181,84 +249,24 @@ absl::StatusOr<ExportReport> ExportModel(ModelSession* model, const ExportReques
                                                               : "bf16";
   if (model->base != nullptr) report.base = model->base->path();
   CountMerges(*model, &report);
-  FolderBeside beside(request.out);
+  FolderBeside beside(request.out, ".thimble-new");
   if (request.adapter) {
     report.dtype = "f32";
     RETURN_IF_ERROR(ExportPeft(model->decoder, model->store, model->Source(), beside.path()));
     RETURN_IF_ERROR(CheckAdapter(model->store, beside.path()));
+    RETURN_IF_ERROR(MeasureAdapter(model, request, &report));
   } else {
-    // First: missing rows should not cost the time of an export.
-    ASSIGN_OR_RETURN(const HeldOut rows, FindHeldOut(model, request));
-    RETURN_IF_ERROR(ExportMerged(model->decoder, model->store, model->Source(), request.options, beside.path()));
-    if (rows.stream != nullptr) RETURN_IF_ERROR(Measure(model, rows, request, beside.path(), &report));
+    RETURN_IF_ERROR(WriteWeights(model, request, beside.path(), &report));
+    report.verdict = JudgeSteps(report.steps, request.options);
   }
   report.memory.Add(model->store);
   RETURN_IF_ERROR(CountFiles(beside.path(), &report));
-  if (report.verdict.ok()) RETURN_IF_ERROR(beside.MoveTo(request.out));
+  if (!report.verdict.ok()) return report;
+  RETURN_IF_ERROR(
+      WriteFileAtomically(beside.path() + "/quality.json", QualityJson(report, request.options).dump(2) + "\n"));
+  RETURN_IF_ERROR(WriteFileAtomically(beside.path() + "/README.md", ModelCard(*model, report, request.options)));
+  RETURN_IF_ERROR(beside.MoveTo(request.out));
   return report;
-}
-
-std::string FormatExportReport(const ExportReport& report, const ExportOptions& limits) {
-  std::string text;
-  const std::string base = report.base.empty() ? "a model trained from scratch" : report.base;
-  if (report.adapter) {
-    absl::StrAppend(&text, "Adapter of ", base, ": ", report.tensors,
-                    " tensors in f32, read back and equal to the trained ones bit for bit\n");
-  } else {
-    if (report.decoded > 0) {
-      absl::StrAppend(&text, "Decoded ", report.decoded, " linear layers exactly from ", report.block_type, " of ",
-                      base, "\n");
-    } else {
-      absl::StrAppend(&text, "Weights of ", base, "\n");
-    }
-    if (report.merged > 0) {
-      absl::StrAppend(&text, "Merged the adapter into ", report.merged, " linear layers in f32, rounded once to ",
-                      report.dtype, "\n");
-    }
-  }
-  if (report.measured) {
-    AppendWrapped(absl::StrFormat("Read back over %d tokens of %s:", report.quality.tokens, report.compared_over), 0,
-                  &text);
-    absl::StrAppendFormat(&text, "  mean KL          %.3g nats (limit %.3g), most %.3g\n", report.quality.mean_kl,
-                          limits.max_kl, report.quality.max_kl);
-    absl::StrAppendFormat(&text, "  same top token   %.2f%% (limit %.2f%%)\n", 100 * report.quality.agreement,
-                          100 * limits.min_agreement);
-  } else if (!report.adapter) {
-    absl::StrAppend(&text, "Not compared with the model: give rows with --data=FILE\n");
-  }
-  absl::StrAppend(&text, "Device memory: planned ", MiBText(report.memory.planned), ", measured ",
-                  MiBText(report.memory.measured), "\n");
-  if (report.verdict.ok()) {
-    absl::StrAppend(&text, "Wrote ", report.path, ": ", report.tensors, " tensors, ", report.dtype, ", ",
-                    MiBText(report.bytes), "\n");
-  }
-  return text;
-}
-
-nlohmann::ordered_json ExportReportJson(const ExportReport& report) {
-  nlohmann::ordered_json json;
-  json["path"] = report.path;
-  json["format"] = report.adapter ? "peft" : "safetensors";
-  json["dtype"] = report.dtype;
-  json["base"] = nullptr;
-  if (!report.base.empty()) json["base"] = report.base;
-  json["tensors"] = report.tensors;
-  json["bytes"] = report.bytes;
-  json["merged_layers"] = report.merged;
-  json["decoded_layers"] = report.decoded;
-  json["decoded_format"] = nullptr;
-  if (report.decoded > 0) json["decoded_format"] = report.block_type;
-  json["memory"] = {{"planned_bytes", report.memory.planned}, {"measured_bytes", report.memory.measured}};
-  json["accepted"] = report.verdict.ok();
-  json["quality"] = nullptr;
-  if (report.measured) {
-    json["quality"] = {{"mean_kl", report.quality.mean_kl},
-                       {"max_kl", report.quality.max_kl},
-                       {"agreement", report.quality.agreement},
-                       {"tokens", report.quality.tokens},
-                       {"rows", report.compared_over}};
-  }
-  return json;
 }
 
 }  // namespace thimble

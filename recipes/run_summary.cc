@@ -48,6 +48,9 @@ nlohmann::ordered_json RunSummaryJson(const RunSummary& summary) {
       json["export"]["max_kl"] = summary.quality.max_kl;
       json["export"]["agreement"] = summary.quality.agreement;
       json["export"]["tokens"] = summary.quality.tokens;
+      json["export"]["trained_loss"] = summary.quality.trained_loss;
+      json["export"]["loss"] = summary.quality.loss;
+      json["export"]["steps"] = summary.export_steps;
     }
   }
   return json;
@@ -80,6 +83,8 @@ std::string FormatRunSummary(const RunSummary& summary, const std::string& folde
                     summary.export_accepted ? summary.export_path : "nothing: refused, see below", "\n");
   }
   if (summary.export_measured) {
+    absl::StrAppendFormat(&text, "  export loss      %.4f, %.4f as trained\n", summary.quality.loss,
+                          summary.quality.trained_loss);
     absl::StrAppendFormat(&text, "  export read back mean KL %.2e nats, %.2f%% same top token, %d tokens\n",
                           summary.quality.mean_kl, 100 * summary.quality.agreement, summary.quality.tokens);
   }

@@ -25,11 +25,12 @@ struct RunSummary {
   bool export_accepted = true;  // false: above a limit, so that nothing is there
   bool export_measured = false;
   ExportQuality quality;
+  nlohmann::ordered_json export_steps;  // as in quality.json
 };
 
 // Keys: steps, tokens, targets, seconds, tokens_per_second, train_loss, eval_loss_before, eval_loss_after,
 // eval_loss_best, best_step, stopped_early, memory.device.{planned_bytes,measured_bytes}, memory.process.{...},
-// export.{path (null where it was refused), accepted, mean_kl, max_kl, agreement, tokens}.
+// export.{path (null where it was refused), accepted, mean_kl, max_kl, agreement, tokens, trained_loss, loss, steps}.
 nlohmann::ordered_json RunSummaryJson(const RunSummary& summary);
 std::string FormatRunSummary(const RunSummary& summary, const std::string& folder);
 

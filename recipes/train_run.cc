@@ -202,6 +202,8 @@ class Runner {
     const recipe::Export& from = recipe().output().export_();
     ExportRequest request;
     request.adapter = from.format() == recipe::Export::FORMAT_PEFT;
+    if (from.format() == recipe::Export::FORMAT_NF4) request.quantize = Format::kNF4;
+    if (from.format() == recipe::Export::FORMAT_FP4) request.quantize = Format::kFP4;
     request.options = ExportOptionsOf(recipe());
     request.out = folder_ + (request.adapter ? "/adapter" : "/model");
     request.engine = planned_.engine.get();
@@ -250,6 +252,7 @@ class Runner {
     summary.export_accepted = exported.verdict.ok();
     summary.export_measured = exported.measured;
     summary.quality = exported.quality;
+    if (exported.measured) summary.export_steps = QualityJson(exported, ExportOptionsOf(recipe()))["steps"];
     RETURN_IF_ERROR(WriteFileAtomically(folder_ + "/summary.json", RunSummaryJson(summary).dump(2) + "\n"));
     Say(FormatRunSummary(summary, folder_));
     return absl::OkStatus();

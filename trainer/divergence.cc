@@ -5,9 +5,15 @@
 #include "ops/linear_kl.h"
 
 namespace thimble {
+namespace {
 
-int64_t Divergence::ScratchBytes(int64_t tokens, int64_t p_dim, int64_t q_dim) {
-  return LinearKLScratchBytes(tokens, p_dim, q_dim);
+// Tokens that share a pass over the heads: their running sums stay small beside the tiles.
+constexpr int64_t kTokensAtOnce = 8192;
+
+}  // namespace
+
+int64_t Divergence::ScratchBytes(int64_t tokens, const WeightView& p_head, const WeightView& q_head) {
+  return LinearKLScratchBytes(std::min(tokens, kTokensAtOnce), p_head, q_head);
 }
 
 void Divergence::Add(ConstMatrix p, const WeightView& p_head, ConstMatrix q, const WeightView& q_head) {
@@ -16,9 +22,13 @@ void Divergence::Add(ConstMatrix p, const WeightView& p_head, ConstMatrix q, con
   kl_.resize(before + static_cast<size_t>(tokens));
   top_p_.resize(tokens);
   top_q_.resize(tokens);
-  scratch_.Reserve(ScratchBytes(tokens, p.cols, q.cols));
-  LinearKL(p, p_head, q, q_head, Vector(kl_.data() + before, tokens), VectorView<int32_t>(top_p_.data(), tokens),
-           VectorView<int32_t>(top_q_.data(), tokens), scratch_.view());
+  scratch_.Reserve(ScratchBytes(tokens, p_head, q_head));
+  for (int64_t first = 0; first < tokens; first += kTokensAtOnce) {
+    const int64_t count = std::min(kTokensAtOnce, tokens - first);
+    LinearKL(p.Rows(first, count), p_head, q.Rows(first, count), q_head, Vector(kl_.data() + before + first, count),
+             VectorView<int32_t>(top_p_.data() + first, count), VectorView<int32_t>(top_q_.data() + first, count),
+             scratch_.view());
+  }
   for (int64_t t = 0; t < tokens; ++t) agreed_ += top_p_[t] == top_q_[t] ? 1 : 0;
 }
 

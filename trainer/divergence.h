@@ -21,13 +21,20 @@ class Divergence {
   // All below are 0 without tokens.
   double MeanKL() const;
   double MaxKL() const;
-  // Share of tokens with the same most likely next token.
+  int64_t agreed() const { return agreed_; }  // tokens with the same most likely next token
+  // Their share.
   double Agreement() const;
   // KL(P || Q) of every token in the order in which they came, nats. Last: none is left.
   std::vector<float> TakeKL() { return std::move(kl_); }
 
-  // Scratch for batches of up to `tokens`, and what was taken.
-  static int64_t ScratchBytes(int64_t tokens, int64_t p_dim, int64_t q_dim);
+  // Of token t of the last batch.
+  float kl(int64_t t) const { return kl_[kl_.size() - top_p_.size() + static_cast<size_t>(t)]; }
+  bool agrees(int64_t t) const { return top_p_[t] == top_q_[t]; }
+
+  // Scratch for batches of up to `tokens`, and what was taken: at most 4 MiB, whatever the vocabulary and the batch,
+  // for dimensions of up to 6144 (5 where f32 heads are read through readers). Beside it 4 bytes are kept of every
+  // token, and 8 of those of the last batch.
+  static int64_t ScratchBytes(int64_t tokens, const WeightView& p_head, const WeightView& q_head);
   int64_t held_bytes() const { return scratch_.bytes(); }
 
  private:

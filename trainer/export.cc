@@ -195,6 +195,7 @@ absl::StatusOr<ExportQuality> CompareWithExport(Engine* trained, const std::stri
   RETURN_IF_ERROR(LoadWeights(*exported, decoder, as_stored, &store));
   EngineOptions options;
   options.train = false;
+  options.loss.compute = decoder.compute;
   options.max_tokens = stream->max_batch_tokens();
   options.sequence_tile = trained->options().sequence_tile;
   options.idle_tier = trained->options().idle_tier;
@@ -205,12 +206,15 @@ absl::StatusOr<ExportQuality> CompareWithExport(Engine* trained, const std::stri
   int64_t batches = stream->batches_per_epoch();
   if (max_batches > 0) batches = std::min(batches, max_batches);
   Divergence divergence;
+  ExportQuality quality;
+  double trained_loss = 0, loss = 0;
   Batch batch;
-  const int64_t dim = config.hidden_dim;
   for (int64_t i = 0; i < batches; ++i) {
     RETURN_IF_ERROR(stream->Next(&batch));
-    const ConstMatrix trained_rows = trained->Hidden(batch);
-    const ConstMatrix exported_rows = engine.Hidden(batch);
+    ConstMatrix trained_rows, exported_rows;
+    trained_loss += trained->Evaluate(batch, nullptr, &trained_rows);
+    loss += engine.Evaluate(batch, nullptr, &exported_rows);
+    quality.targets += batch.num_targets;
     // Either may see the first tile of a long batch only.
     const int64_t tokens = std::min(trained_rows.rows, exported_rows.rows);
     const ConstMatrix p = trained_rows.Rows(0, tokens);
@@ -219,13 +223,17 @@ absl::StatusOr<ExportQuality> CompareWithExport(Engine* trained, const std::stri
     RETURN_IF_ERROR(engine.status());
     divergence.Add(p, trained->store().entry(trained->decoder().head).view, q, store.entry(decoder.head).view);
   }
-  ExportQuality quality;
+  const auto targets = static_cast<double>(std::max<int64_t>(quality.targets, 1));
+  quality.trained_loss = trained_loss / targets;
+  quality.loss = loss / targets;
   quality.mean_kl = divergence.MeanKL();
   quality.max_kl = divergence.MaxKL();
   quality.agreement = divergence.Agreement();
   quality.tokens = divergence.tokens();
   quality.planned_bytes =
-      store.ResidentBytes() + engine.arena_bytes() + Divergence::ScratchBytes(stream->max_batch_tokens(), dim, dim);
+      store.ResidentBytes() + engine.arena_bytes() +
+      Divergence::ScratchBytes(stream->max_batch_tokens(), trained->store().entry(trained->decoder().head).view,
+                               store.entry(decoder.head).view);
   quality.measured_bytes = store.HeldBytes() + engine.arena_high_water_bytes() + divergence.held_bytes();
   return quality;
 }

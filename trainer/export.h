@@ -39,8 +39,11 @@ absl::Status ExportPeft(const Decoder& decoder, const Store& store, const Export
 struct ExportQuality {
   double mean_kl = 0;  // KL(trained || exported), nats a token
   double max_kl = 0;
-  double agreement = 0;  // share of tokens with the same most likely next token
-  int64_t tokens = 0;
+  double agreement = 0;     // share of tokens with the same most likely next token
+  int64_t tokens = 0;       // compared
+  double trained_loss = 0;  // nats a target, of the trained model and of the export over the same rows; 0 without any
+  double loss = 0;
+  int64_t targets = 0;
   int64_t planned_bytes = 0;   // of the device tier, for the model that was read back and the comparison
   int64_t measured_bytes = 0;  // taken
 };

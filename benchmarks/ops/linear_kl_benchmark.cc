@@ -22,12 +22,12 @@ void BM_LinearKL(benchmark::State& state) {
   const std::vector<float> head_p = random(vocab * dim), head_q = random(vocab * dim);
   std::vector<float> kl(rows);
   std::vector<int32_t> top_p(rows), top_q(rows);
-  std::vector<char> scratch(LinearKLScratchBytes(rows, dim, dim) + 64);
+  const WeightView p(head_p.data(), vocab, dim), q(head_q.data(), vocab, dim);
+  std::vector<char> scratch(LinearKLScratchBytes(rows, p, q) + 64);
   const uintptr_t address = reinterpret_cast<uintptr_t>(scratch.data());
   char* aligned = scratch.data() + ((address + 63) / 64 * 64 - address);
   for (auto _ : state) {
-    LinearKL(ConstMatrix(h_p.data(), rows, dim), WeightView(head_p.data(), vocab, dim),
-             ConstMatrix(h_q.data(), rows, dim), WeightView(head_q.data(), vocab, dim), Vector(kl.data(), rows),
+    LinearKL(ConstMatrix(h_p.data(), rows, dim), p, ConstMatrix(h_q.data(), rows, dim), q, Vector(kl.data(), rows),
              {top_p.data(), rows}, {top_q.data(), rows}, {aligned, static_cast<int64_t>(scratch.size()) - 64});
   }
   static const double peak = 1e9 * PeakF32Gflops();

@@ -8,6 +8,7 @@ const std::vector<Command>& Commands() {
   static const std::vector<Command>* commands = new std::vector<Command>{
       TrainCommand(),
       EvalCommand(),
+      CompareCommand(),
       GenerateCommand(),
       PlanCommand(),
       DataCommand(),

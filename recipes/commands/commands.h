@@ -7,6 +7,7 @@
 
 namespace thimble {
 
+Command CompareCommand();
 Command EvalCommand();
 Command GenerateCommand();
 Command DataCommand();

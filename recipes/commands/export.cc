@@ -19,18 +19,22 @@ DEFINE_double(min_agreement, 0.9, "Limit of the share of equal top tokens. A run
 namespace thimble {
 namespace {
 
-absl::Status ReadFormat(const CommandLine& line, ExportRequest* request) {
+absl::Status ReadFormat(ExportRequest* request) {
   if (FLAGS_format == "peft") {
     request->adapter = true;
     if (IsGiven("dtype")) return absl::InvalidArgumentError("--dtype: an adapter is always written in f32");
-    if (!line.Values("data").empty())
-      return absl::InvalidArgumentError("--data: an adapter is read back bit for bit, without rows");
     return absl::OkStatus();
   }
   if (FLAGS_format.empty() || FLAGS_format == "safetensors") return absl::OkStatus();
-  const char* formats = "safetensors (a Hugging Face folder with whole weights) or peft (an adapter folder)";
+  if (FLAGS_format == "nf4" || FLAGS_format == "fp4") {
+    request->quantize = FLAGS_format == "nf4" ? Format::kNF4 : Format::kFP4;
+    return absl::OkStatus();
+  }
+  const char* formats =
+      "safetensors (a Hugging Face folder with whole weights), nf4 or fp4 (the same in 4 bits) or peft (an adapter "
+      "folder)";
   return absl::InvalidArgumentError(absl::StrCat("--format: found '", FLAGS_format, "', expected ", formats,
-                                                 DidYouMean(FLAGS_format, {"safetensors", "peft"})));
+                                                 DidYouMean(FLAGS_format, {"safetensors", "nf4", "fp4", "peft"})));
 }
 
 absl::Status ReadDType(ExportOptions* options) {
@@ -50,7 +54,7 @@ absl::Status ReadDType(ExportOptions* options) {
 
 absl::StatusOr<ExportRequest> RequestFromFlags(const CommandLine& line) {
   ExportRequest request;
-  RETURN_IF_ERROR(ReadFormat(line, &request));
+  RETURN_IF_ERROR(ReadFormat(&request));
   RETURN_IF_ERROR(ReadDType(&request.options));
   ASSIGN_OR_RETURN(request.options.max_shard_bytes, ShardBytesFromFlag());
   ASSIGN_OR_RETURN(request.out, NewFolderFromFlag());
@@ -82,7 +86,7 @@ absl::Status RunExport(const CommandLine& line) {
   const absl::StatusOr<ExportReport> report = ExportModel(model.get(), request);
   if (!report.ok()) return WriteFailure(report.status());
   if (FLAGS_json) {
-    std::printf("%s\n", ExportReportJson(*report).dump(2).c_str());
+    std::printf("%s\n", ExportReportJson(*report, request.options).dump(2).c_str());
   } else {
     std::printf("%s", FormatExportReport(*report, request.options).c_str());
   }
@@ -101,11 +105,16 @@ Command ExportCommand() {
       "run's adapter merged into its base as it was trained, 4 bits included; of a\n"
       "model folder: the same model in another dtype, in other shards, or decoded from\n"
       "4 bits.\n"
+      "--format=nf4 or fp4: the same, then quantised as thimble quantize does it.\n"
       "--format=peft: a run's adapter. The files are read back and compared with the\n"
-      "model over the recipe's held-out rows or --data. Above a limit, exit code 1;\n"
-      "whatever fails leaves nothing behind. JSON: path, format, dtype, base, tensors,\n"
-      "bytes, merged_layers, decoded_layers, decoded_format, memory.{planned_bytes,\n"
-      "measured_bytes}, accepted, quality.{mean_kl,max_kl,agreement,tokens,rows}.";
+      "model over the recipe's held-out rows or --data, behind every step; the figures\n"
+      "go into the folder as quality.json and as a model card, README.md. Above a\n"
+      "limit, exit code 1 and the step that lost it; whatever fails leaves nothing\n"
+      "behind. JSON: path, format, dtype, base, tensors, bytes, merged_layers,\n"
+      "decoded_layers, decoded_format, memory.{planned_bytes,measured_bytes},\n"
+      "accepted, quality.{mean_kl,max_kl,agreement,tokens,rows,targets,limits,\n"
+      "trained.{loss,perplexity},steps} with step, format, loss, perplexity, kl_mean,\n"
+      "kl_max and top1_agreement of each step.";
   command.example =
       "  thimble export runs/first --format=safetensors --out=merged\n"
       "  thimble export runs/first --format=peft --out=adapter --best";

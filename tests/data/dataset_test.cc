@@ -268,5 +268,22 @@ TEST(DatasetAssetsTest, EveryAssetReads) {
   }
 }
 
+TEST_F(DatasetTest, LabelsAreReadBesideTheRow) {
+  DatasetOptions options = Files({Write("a.jsonl", R"({"text": "a", "language": "de", "level": 3}
+{"text": "b", "hard": true, "language": null}
+)"),
+                                  Write("b.txt", "c")});
+  options.label_columns = {"language", "level", "hard"};
+  const Rows rows = ReadAll(options);
+  ASSERT_TRUE(rows.status.ok()) << rows.status;
+  ASSERT_EQ(rows.rows.size(), 3);
+  EXPECT_EQ(rows.rows[0].labels, (std::vector<std::string>{"de", "3", ""}));
+  EXPECT_EQ(rows.rows[1].labels, (std::vector<std::string>{"", "", "true"}));
+  EXPECT_EQ(rows.rows[2].labels, (std::vector<std::string>{"", "", ""}));
+  options.files = {Write("c.jsonl", "{\"text\": \"a\", \"level\": [1]}\n")};
+  EXPECT_THAT(std::string(ReadAll(options).status.message()),
+              HasSubstr("c.jsonl:1: column 'level': expected a string, number or boolean, found array"));
+}
+
 }  // namespace
 }  // namespace thimble

@@ -76,6 +76,26 @@ TEST(PackingTest, UnpackedInFileOrder) {
   EXPECT_EQ(stream->position().epoch, 1);
 }
 
+TEST(PackingTest, PiecesSayWhatABatchIsMadeOf) {
+  for (const PackingMode mode : {PackingMode::kPacked, PackingMode::kUnpacked, PackingMode::kWindows}) {
+    PackingOptions options{.mode = mode, .seq_len = 16, .micro_batch_size = 3, .seed = 5};
+    auto stream = BatchStream::Make(MakeRows(RandomLengths(40, 16, 3)), options);
+    ASSERT_TRUE(stream.ok()) << stream.status();
+    for (int i = 0; i < 2 * stream->batches_per_epoch(); ++i) {
+      const int64_t index = stream->position().index;
+      Batch batch;
+      ASSERT_TRUE(stream->Next(&batch).ok());
+      std::vector<int32_t> tokens;
+      for (const Piece& piece : stream->PiecesAt(index)) {
+        for (int64_t t = 0; t < piece.count; ++t) {
+          tokens.push_back(static_cast<int32_t>(1000 * piece.row + piece.first + t));
+        }
+      }
+      EXPECT_EQ(tokens, batch.tokens);
+    }
+  }
+}
+
 TEST(PackingTest, BinsHoldEveryRowOnceInEveryEpoch) {
   for (const int64_t micro_batch : {1, 3}) {
     const auto lengths = RandomLengths(500, 64, 7);

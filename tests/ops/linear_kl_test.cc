@@ -48,11 +48,11 @@ Computed RunAll(const TestMatrix& h_p, const TestMatrix& head_p, const TestMatri
                 float cap_p = 0, float cap_q = 0) {
   const int64_t rows = h_p.rows();
   Computed c{TestMatrix(1, rows, 7), std::vector<int32_t>(rows, -1), std::vector<int32_t>(rows, -1)};
-  TestScratch scratch(LinearKLScratchBytes(rows, h_p.cols(), h_q.cols()));
   const auto values_p = head_p.Values(), values_q = head_q.Values();
-  LinearKL(h_p.view(), WeightView(values_p.data(), head_p.rows(), head_p.cols()), h_q.view(),
-           WeightView(values_q.data(), head_q.rows(), head_q.cols()), c.kl.vector(), {c.top_p.data(), rows},
-           {c.top_q.data(), rows}, scratch.view(), cap_p, cap_q);
+  const WeightView p(values_p.data(), head_p.rows(), head_p.cols()), q(values_q.data(), head_q.rows(), head_q.cols());
+  TestScratch scratch(LinearKLScratchBytes(rows, p, q));
+  LinearKL(h_p.view(), p, h_q.view(), q, c.kl.vector(), {c.top_p.data(), rows}, {c.top_q.data(), rows}, scratch.view(),
+           cap_p, cap_q);
   EXPECT_TRUE(scratch.GuardIntact());
   EXPECT_TRUE(c.kl.PaddingIntact());
   return c;
@@ -62,7 +62,8 @@ TEST(LinearKLTest, MatchesReference) {
   for (const auto& [rows, vocab, dim_p, dim_q, cap] : {std::tuple<int, int, int, int, float>{1, 1, 3, 2, 0},
                                                        {5, 77, 9, 20, 0},
                                                        {70, 300, 33, 31, 0},
-                                                       {9, 130, 300, 40, 5.0f}}) {
+                                                       {9, 130, 300, 40, 5.0f},
+                                                       {3, 100, 4000, 3000, 0}}) {  // narrower tiles
     const TestMatrix h_p = TestMatrix::Random(rows, dim_p, 1), h_q = TestMatrix::Random(rows, dim_q, 2);
     const TestMatrix head_p = TestMatrix::Random(vocab, dim_p, 3, 0.3f), head_q = TestMatrix::Random(vocab, dim_q, 4);
     const Computed c = RunAll(h_p, head_p, h_q, head_q, cap, 2 * cap);
@@ -115,6 +116,23 @@ TEST(LinearKLTest, SameBitsForAnyThreadCountAndAnyBatch) {
   std::copy_n(h_p.view().row(100), 40, one_p.view().row(0));
   std::copy_n(h_q.view().row(100), 24, one_q.view().row(0));
   EXPECT_EQ(RunAll(one_p, head_p, one_q, head_q).kl.Values()[0], all);
+}
+
+// With cut cross-entropy's own scratch this is all that an evaluation takes beside weights and hidden states.
+TEST(LinearKLTest, ScratchIsSmallWhateverTheVocabulary) {
+  for (const int64_t dim : {64, 896, 1152, 2048, 4096, 6144}) {
+    const WeightView small(static_cast<const float*>(nullptr), 1000, dim);
+    const WeightView large(static_cast<const float*>(nullptr), 262144, dim);
+    EXPECT_EQ(LinearKLScratchBytes(2048, large, large), LinearKLScratchBytes(2048, small, small));
+    EXPECT_LE(LinearKLScratchBytes(8192, large, large), 2 << 20) << dim;
+  }
+  // Logits of these rows alone would be 48 MiB; the guard behind the scratch stays intact.
+  const TestMatrix h_p = TestMatrix::Random(24, 16, 1), h_q = TestMatrix::Random(24, 8, 2);
+  const TestMatrix head_p = TestMatrix::Random(262144, 16, 3), head_q = TestMatrix::Random(262144, 8, 4);
+  const Computed c = RunAll(h_p, head_p, h_q, head_q);
+  const Result expected = Reference(h_p, head_p, h_q, head_q, 0, 0);
+  ExpectAllNear(c.kl.Values(), expected.kl, 1e-4, "kl");
+  EXPECT_EQ(c.top_p, expected.top_p);
 }
 
 }  // namespace

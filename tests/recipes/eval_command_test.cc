@@ -136,6 +136,90 @@ TEST_F(EvalCommandTest, DivergenceFromAReference) {
   EXPECT_NE(rounded["reference_loss"], rounded["loss"]);
 }
 
+TEST_F(EvalCommandTest, SlicesAddUpToTheWhole) {
+  const std::string text = reference_["probe"]["text"];
+  std::string lines;
+  for (int i = 0; i < 6; ++i) {
+    Json row = {{"text", text.substr(0, 40 * (i + 1))}};
+    if (i > 0) row["language"] = i % 2 == 0 ? "even" : "odd";
+    lines += row.dump() + "\n";
+  }
+  const std::string file = Write("rows.jsonl", lines);
+  const Json found = Eval(file, {"--data=" + ProbeFile(), "--slice-by=language,length", "--length-buckets=16,32",
+                                 "--reference=" + model_ + "-bf16", "--batch_tokens=100"});
+  std::vector<std::string> names;
+  for (const Json& slice : found["slices"])
+    names.push_back(slice["by"].get<std::string>() + " " + slice["name"].get<std::string>());
+  EXPECT_THAT(names,
+              testing::ElementsAre("file " + file, "file " + Path("probe.txt"), "language (none)", "language even",
+                                   "language odd", "length 1-16", "length 17-32", "length 33-"));
+  for (const char* by : {"file", "language", "length"}) {
+    int64_t rows = 0, tokens = 0, total = 0;
+    double loss = 0, kl = 0, agreed = 0, most = 0;
+    for (const Json& slice : found["slices"]) {
+      if (slice["by"] != by) continue;
+      rows += slice["rows"].get<int64_t>();
+      tokens += slice["tokens"].get<int64_t>();
+      total += slice["tokens_total"].get<int64_t>();
+      loss += slice["tokens"].get<double>() * slice["loss"].get<double>();
+      kl += slice["tokens_total"].get<double>() * slice["kl_mean"].get<double>();
+      agreed += slice["tokens_total"].get<double>() * slice["top1_agreement"].get<double>();
+      most = std::max(most, slice["kl_max"].get<double>());
+    }
+    EXPECT_EQ(rows, found["rows"]);
+    EXPECT_EQ(tokens, found["tokens"]);
+    EXPECT_EQ(total, found["tokens_total"]);
+    EXPECT_NEAR(loss / static_cast<double>(tokens), found["loss"].get<double>(), 1e-9);
+    EXPECT_NEAR(kl / static_cast<double>(total), found["kl_mean"].get<double>(), 1e-9);
+    EXPECT_NEAR(agreed / static_cast<double>(total), found["top1_agreement"].get<double>(), 1e-9);
+    EXPECT_EQ(most, found["kl_max"]);
+  }
+  // A slice is what an evaluation of its rows alone gives.
+  const Json alone = Eval(ProbeFile(), {"--reference=" + model_ + "-bf16"});
+  EXPECT_NEAR(found["slices"][1]["loss"].get<double>(), alone["loss"].get<double>(), 1e-6);
+  EXPECT_NEAR(found["slices"][1]["kl_p90"].get<double>(), alone["kl_p90"].get<double>(), 1e-6);
+  ASSERT_EQ(Run({"eval", model_, "--data=" + file, "--slice-by=language"}), 0) << err_;
+  EXPECT_THAT(out_, HasSubstr("by language"));
+}
+
+TEST_F(EvalCommandTest, ChoicesAreScoredPlainAndByCharacter) {
+  const auto losses = [&](const std::string& text) {
+    const Json found = Eval(Write("text.jsonl", Json{{"text", text}}.dump() + "\n"), {});
+    return found["loss"].get<double>() * found["tokens"].get<double>();
+  };
+  const std::string context = "Once upon a time, there was a";
+  const std::vector<std::string> choices = {"dog", "little girl named Lily", "zebra", "little girl"};
+  std::vector<double> plain, by_character;
+  for (const std::string& choice : choices) {
+    plain.push_back(losses(context + " " + choice) - losses(context));
+    by_character.push_back(plain.back() / static_cast<double>(choice.size()));
+  }
+  const auto best = std::min_element(plain.begin(), plain.end()) - plain.begin();
+  const auto best_norm = std::min_element(by_character.begin(), by_character.end()) - by_character.begin();
+  ASSERT_NE(best, best_norm);  // else the test shows nothing
+  std::string lines;
+  for (size_t answer = 0; answer < choices.size(); ++answer) {
+    lines += Json{{"context", context}, {"choices", choices}, {"answer", answer}}.dump() + "\n";
+  }
+  lines += Json{{"context", context}, {"choices", choices}, {"answer", choices[best_norm]}}.dump() + "\n";
+  const std::string task = Write("task.jsonl", lines);
+  ASSERT_EQ(Run({"eval", model_, "--json", "--task=" + task}), 0) << err_;
+  const Json found = Json::parse(out_)["tasks"][0];
+  EXPECT_EQ(found["file"], task);
+  EXPECT_EQ(found["questions"], 5);
+  EXPECT_EQ(found["acc"], 0.2);
+  EXPECT_EQ(found["acc_norm"], 0.4);
+  EXPECT_NEAR(found["acc_stderr"], 0.2, 1e-12);
+  EXPECT_EQ(found["cut"], 0);
+  // Packed differently, and beside rows.
+  const Json both = Eval(ProbeFile(), {"--task=" + task, "--batch_tokens=2"});
+  EXPECT_EQ(both["tasks"][0]["acc_norm"], 0.4);
+  EXPECT_TRUE(both.contains("loss"));
+  ASSERT_EQ(Run({"eval", model_, "--task=" + task}), 0) << err_;
+  EXPECT_THAT(out_, HasSubstr("acc 20.00% +- 20.00, acc_norm 40.00%"));
+  EXPECT_THAT(out_, testing::Not(HasSubstr("perplexity")));
+}
+
 TEST_F(EvalCommandTest, ExactMatchCountsAnswersThatEndRight) {
   model_ = ModelThatStops();
   // The greedy continuation of the reference is ", there was a little girl named Lily. She ...".
@@ -167,6 +251,13 @@ TEST_F(EvalCommandTest, WrongInputIsRefused) {
   ExpectRefused({"eval", model_, "--data=" + chat, "--chat_format=plain"}, "no targets");
   ExpectRefused({"eval", model_, "--data=" + chat, "--chat_format=plains"}, "unknown chat format 'plains'");
   ExpectRefused({"eval", model_, probe, "--context=1"}, "--context: found 1");
+  ExpectRefused({"eval", model_, probe, "--slice-by=language"}, "no row has a column 'language'");
+  ExpectRefused({"eval", model_, probe, "--slice-by=length", "--length-buckets=9,9"}, "--length_buckets: found '9,9'");
+  ExpectRefused({"eval", model_, probe, "--task=" + Path("none.jsonl")}, Path("none.jsonl"));
+  ExpectRefused({"eval", model_, "--task=" + chat}, "chat.jsonl:1: missing key 'context'");
+  const std::string task = Write("task.jsonl", R"({"context": "", "choices": ["a", "b"], "answer": 0})");
+  ExpectRefused({"eval", model_, "--task=" + task, "--reference=" + model_}, "--data=FILE");
+  ExpectRefused({"eval", model_, "--task=" + task, "--slice-by=length"}, "--data=FILE");
   ExpectRefused({"eval", model_, probe, "--context=513"}, "context is 512");
   ExpectRefused({"eval", model_, probe, "--exact_match"}, "plain text");
   ExpectRefused({"eval", model_, probe, "--form=poems"}, "poems");

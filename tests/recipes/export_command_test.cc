@@ -5,6 +5,7 @@
 #include <cstring>
 #include <vector>
 
+#include "data/file.h"
 #include "data/model_folder.h"
 #include "tests/recipes/small_model.h"
 
@@ -67,14 +68,85 @@ TEST_F(ExportCommandTest, AboveALimitNothingIsLeft) {
   EXPECT_EQ(FilesInFolder(), before);
 }
 
+TEST_F(ExportCommandTest, FiguresLieBesideTheWeights) {
+  Train();
+  ASSERT_EQ(Thimble({"export", Path("run"), "--out=" + Path("merged"), "--dtype=f32", "--json"}), 0) << err_;
+  const auto quality = nlohmann::json::parse(ReadFile(Path("merged/quality.json")).value());
+  EXPECT_EQ(quality["measured"], true);
+  EXPECT_GT(quality["targets"], 0);
+  EXPECT_GT(quality["tokens"], quality["targets"]);
+  ASSERT_EQ(quality["steps"].size(), 1);
+  EXPECT_EQ(quality["steps"][0]["step"], "merged");
+  EXPECT_EQ(quality["steps"][0]["format"], "f32");
+  EXPECT_EQ(quality["steps"], Json()["quality"]["steps"]);
+  // The folder's own evaluation over the same rows says the same.
+  const double loss = quality["steps"][0]["loss"];
+  EXPECT_NEAR(loss, quality["trained"]["loss"].get<double>(), 1e-5);
+  EXPECT_NEAR(quality["steps"][0]["perplexity"], std::exp(loss), 1e-9);
+  ASSERT_EQ(Thimble({"export", Path("merged"), "--out=" + Path("again"), "--dtype=f32", "--data", Path("rows.jsonl"),
+                     "--json"}),
+            0)
+      << err_;
+  const double over_rows = Json()["quality"]["steps"][0]["loss"];
+  ASSERT_EQ(Thimble({"eval", Path("merged"), "--data", Path("rows.jsonl"), "--chat_format=plain", "--json"}), 0)
+      << err_;
+  EXPECT_NEAR(Json()["loss"], over_rows, 1e-5);
+  const std::string card = ReadFile(Path("merged/README.md")).value();
+  EXPECT_THAT(card, HasSubstr("# merged"));
+  EXPECT_THAT(card, HasSubstr("A fine-tune of `base`"));
+  EXPECT_THAT(card, HasSubstr("LoRA of rank 4"));
+  EXPECT_THAT(card, HasSubstr("| merged (f32) |"));
+  EXPECT_THAT(card, testing::Not(HasSubstr(Path(""))));
+  // Without rows it says so.
+  ASSERT_EQ(Thimble({"export", Path("base"), "--out", Path("plain")}), 0) << err_;
+  EXPECT_EQ(nlohmann::json::parse(ReadFile(Path("plain/quality.json")).value())["measured"], false);
+  EXPECT_THAT(ReadFile(Path("plain/README.md")).value(), HasSubstr("Nothing: no rows were given"));
+}
+
+TEST_F(ExportCommandTest, TheStepThatLostItIsNamed) {
+  Train();
+  ASSERT_EQ(Thimble({"export", Path("run"), "--format=nf4", "--out=" + Path("nf4"), "--max_kl=10", "--min_agreement=0",
+                     "--json"}),
+            0)
+      << err_;
+  EXPECT_EQ(Json()["dtype"], "nf4");
+  const nlohmann::json steps = Json()["quality"]["steps"];
+  ASSERT_EQ(steps.size(), 2);
+  EXPECT_EQ(steps[0]["step"], "merged");
+  EXPECT_EQ(steps[1]["step"], "quantised");
+  EXPECT_EQ(steps[1]["format"], "nf4");
+  const double merged = steps[0]["kl_mean"], quantised = steps[1]["kl_mean"];
+  EXPECT_LT(merged, quantised);
+  EXPECT_EQ(Json()["quality"]["mean_kl"], quantised);
+  const auto written = ModelFolder::Open(Path("nf4"));
+  ASSERT_TRUE(written.ok()) << written.status();
+  EXPECT_EQ((*written)->config()["quantization_config"]["bnb_4bit_quant_type"], "nf4");
+  EXPECT_FALSE(std::filesystem::exists(Path("nf4.thimble-merged")));
+
+  const int64_t before = FilesInFolder();
+  const auto refused = [&](double limit, const std::string& part) {
+    EXPECT_EQ(Thimble({"export", Path("run"), "--format=nf4", "--out", Path("x"), "--min_agreement=0",
+                       "--max_kl=" + std::to_string(limit)}),
+              1);
+    EXPECT_THAT(err_, HasSubstr(part));
+    EXPECT_EQ(FilesInFolder(), before);
+  };
+  refused((merged + quantised) / 2, "lost in the step quantised (nf4)");
+  refused(0, "lost in the step merged (bf16)");
+}
+
 TEST_F(ExportCommandTest, WritesAnAdapter) {
   Train();
   ASSERT_EQ(Thimble({"export", Path("run"), "--format=peft", "--out", Path("adapter"), "--json"}), 0) << err_;
   EXPECT_EQ(Json()["tensors"], 14);
   EXPECT_EQ(Json()["format"], "peft");
+  EXPECT_EQ(Json()["quality"]["steps"][0]["step"], "adapter");
+  EXPECT_GT(Json()["quality"]["trained"]["loss"], 0);
+  EXPECT_THAT(ReadFile(Path("adapter/README.md")).value(), HasSubstr("A PEFT adapter for `base`"));
   EXPECT_TRUE(std::filesystem::exists(Path("adapter/adapter_config.json")));
   EXPECT_EQ(Thimble({"export", Path("run"), "--format=peft", "--out", Path("a"), "--dtype=f32"}), 2);
   EXPECT_EQ(Thimble({"export", Path("base"), "--format=peft", "--out", Path("a")}), 2);
+  EXPECT_EQ(Thimble({"export", Path("run"), "--format=peft", "--out", Path("a"), "--data", Path("none.jsonl")}), 2);
   EXPECT_FALSE(std::filesystem::exists(Path("a")));
 }
 

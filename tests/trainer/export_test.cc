@@ -212,6 +212,18 @@ TEST(ExportTest, QualityReportMeasuresTheLoss) {
   EXPECT_LT(exact->mean_kl, 1e-6);
   EXPECT_EQ(exact->agreement, 1);
   EXPECT_EQ(exact->tokens, stream->stats().tokens);
+  double loss = 0;
+  int64_t targets = 0;
+  Batch batch;
+  ASSERT_TRUE(stream->Seek({}).ok());
+  for (int64_t i = 0; i < stream->batches_per_epoch(); ++i) {
+    ASSERT_TRUE(stream->Next(&batch).ok());
+    loss += engine.Evaluate(batch, nullptr);
+    targets += batch.num_targets;
+  }
+  EXPECT_EQ(exact->targets, targets);
+  EXPECT_DOUBLE_EQ(exact->trained_loss, loss / static_cast<double>(exact->targets));
+  EXPECT_NEAR(exact->loss, exact->trained_loss, 1e-5);
   ASSERT_TRUE(ExportMerged(model.decoder(), model.store(), {}, {.dtype = TensorDType::kBF16}, temp / "bf16").ok());
   const auto rounded = CompareWithExport(&engine, temp / "bf16", &*stream, 2);
   ASSERT_TRUE(rounded.ok()) << rounded.status();
@@ -226,6 +238,7 @@ TEST(ExportTest, QualityReportMeasuresTheLoss) {
   ASSERT_TRUE(wrong.ok()) << wrong.status();
   EXPECT_GT(wrong->mean_kl, 1e-3);
   EXPECT_LT(wrong->agreement, 1);
+  EXPECT_GT(std::abs(wrong->loss - wrong->trained_loss), 1e-3);
 }
 
 }  // namespace
