@@ -11,6 +11,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "data/file.h"
+#include "data/gguf_header.h"
+#include "data/gguf_model.h"
+#include "data/gguf_tokenizer.h"
 #include "data/json_file.h"
 #include "ops/check.h"
 
@@ -38,7 +41,9 @@ absl::Status NoTensors(const std::string& path) {
   std::string hint;
   for (const fs::directory_entry& entry : fs::directory_iterator(path, error)) {
     const std::string extension = entry.path().extension().string();
-    if (extension == ".bin" || extension == ".pt" || extension == ".pth" || extension == ".gguf") {
+    if (extension == ".gguf") {
+      hint = absl::StrCat("; name the file ", entry.path().filename().string(), " itself to read it");
+    } else if (extension == ".bin" || extension == ".pt" || extension == ".pth") {
       hint = absl::StrCat("; ", entry.path().filename().string(), " is not read here: convert it to safetensors");
     }
   }
@@ -71,17 +76,32 @@ absl::StatusOr<std::unique_ptr<ModelFolder>> ModelFolder::Open(const std::string
   std::error_code error;
   const fs::file_status status = fs::status(path, error);
   if (!fs::exists(status)) return absl::NotFoundError(absl::StrCat(path, ": no such model folder"));
-  if (!fs::is_directory(status)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(path, ": is a file, expected a folder with config.json and safetensors"));
-  }
   std::unique_ptr<ModelFolder> folder(new ModelFolder(path));
-  ASSIGN_OR_RETURN(folder->config_, ReadJsonObject(path + "/config.json"));
-  RETURN_IF_ERROR(folder->OpenTensors());
+  if (IsGgufFile(path)) {
+    RETURN_IF_ERROR(folder->OpenGguf());
+  } else if (!fs::is_directory(status)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, ": is a file, expected a GGUF file or a folder with config.json and safetensors"));
+  } else {
+    folder->config_place_ = path + "/config.json";
+    ASSIGN_OR_RETURN(folder->config_, ReadJsonObject(folder->config_place_));
+    RETURN_IF_ERROR(folder->OpenTensors());
+  }
   std::sort(folder->tensors_.begin(), folder->tensors_.end(),
             [](const TensorRef& a, const TensorRef& b) { return a.info->name < b.info->name; });
   for (size_t i = 0; i < folder->tensors_.size(); ++i) folder->index_[folder->tensors_[i].info->name] = i;
   return folder;
+}
+
+absl::Status ModelFolder::OpenGguf() {
+  config_place_ = path_ + ": metadata";
+  ASSIGN_OR_RETURN(const GgufHeader header, ReadGgufHeader(path_));
+  ASSIGN_OR_RETURN(config_, GgufConfig(header));
+  ASSIGN_OR_RETURN(std::vector<TensorInfo> tensors, GgufModelTensors(header));
+  if (tensors.empty()) return absl::NotFoundError(path_ + ": has metadata but no tensors");
+  ASSIGN_OR_RETURN(std::unique_ptr<TensorFile> file,
+                   TensorFile::OpenTable(path_, header.data_begin(), std::move(tensors)));
+  return AddFile(std::move(file));
 }
 
 absl::Status ModelFolder::OpenTensors() {
@@ -154,12 +174,13 @@ absl::StatusOr<TensorRef> ModelFolder::Require(std::string_view name, const std:
   const TensorRef* tensor = Find(name);
   if (tensor == nullptr) {
     return absl::NotFoundError(absl::StrCat(path_, ": has no tensor \"", std::string(name), "\", expected with shape ",
-                                            ShapeText(shape), " from config.json"));
+                                            ShapeText(shape), " from ",
+                                            std::filesystem::path(config_place_).filename().string()));
   }
   if (tensor->info->shape != shape) {
-    return absl::InvalidArgumentError(absl::StrCat(tensor->file->path(), ": tensor \"", std::string(name),
-                                                   "\" has shape ", ShapeText(tensor->info->shape), ", expected ",
-                                                   ShapeText(shape), " from config.json"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        tensor->file->path(), ": tensor \"", std::string(name), "\" has shape ", ShapeText(tensor->info->shape),
+        ", expected ", ShapeText(shape), " from ", std::filesystem::path(config_place_).filename().string()));
   }
   return *tensor;
 }
@@ -249,6 +270,13 @@ absl::Status ModelFolderWriter::WriteFile(const std::string& name, std::string_v
 }
 
 absl::Status ModelFolderWriter::CarryFiles(const std::string& folder) {
+  if (IsGgufFile(folder)) {
+    ASSIGN_OR_RETURN(const GgufHeader header, ReadGgufHeader(folder));
+    ASSIGN_OR_RETURN(const nlohmann::json tokenizer, GgufTokenizerJson(header));
+    ASSIGN_OR_RETURN(const nlohmann::json config, GgufTokenizerConfig(header));
+    RETURN_IF_ERROR(WriteFile("tokenizer.json", tokenizer.dump() + "\n"));
+    return WriteFile("tokenizer_config.json", config.dump(2) + "\n");
+  }
   for (const std::string& name : CarriedFiles(folder)) {
     ASSIGN_OR_RETURN(const std::string content, ReadFile(folder + "/" + name));
     RETURN_IF_ERROR(WriteFile(name, content));

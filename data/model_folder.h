@@ -1,5 +1,5 @@
 // A model folder as Hugging Face writes it: config.json, tensors in one safetensors file or in shards with an index,
-// and the tokenizer's and generation's files beside them.
+// and the tokenizer's and generation's files beside them. A GGUF file is read as the folder that says the same.
 #pragma once
 
 #include <cstdint>
@@ -25,13 +25,15 @@ struct TensorRef {
 
 class ModelFolder {
  public:
-  // Opens and checks all files; reads no tensor. NotFound for a folder, config.json, tensor file or shard that is not
-  // there; InvalidArgument for broken JSON, a tensor in two shards, or an index that names a tensor its shard lacks;
-  // DataLoss for a file cut short.
+  // Opens and checks all files, or a GGUF file; reads no tensor. NotFound for a folder, config.json, tensor file or
+  // shard that is not there; InvalidArgument for broken JSON, a tensor in two shards, or an index that names a tensor
+  // its shard lacks; DataLoss for a file cut short.
   static absl::StatusOr<std::unique_ptr<ModelFolder>> Open(const std::string& path);
 
   const std::string& path() const { return path_; }
   const nlohmann::json& config() const { return config_; }
+  // What the configuration was read from, for errors: a config.json or a GGUF file's metadata.
+  const std::string& config_place() const { return config_place_; }
   // Of all files, by name.
   const std::vector<TensorRef>& tensors() const { return tensors_; }
   const TensorRef* Find(std::string_view name) const;
@@ -41,18 +43,20 @@ class ModelFolder {
  private:
   explicit ModelFolder(const std::string& path) : path_(path) {}
   absl::Status OpenTensors();
+  absl::Status OpenGguf();
   absl::Status OpenShards(const std::string& index_path);
   absl::Status AddFile(std::unique_ptr<TensorFile> file);
 
   std::string path_;
+  std::string config_place_;
   nlohmann::json config_;
   std::vector<std::unique_ptr<TensorFile>> files_;
   std::vector<TensorRef> tensors_;
   absl::flat_hash_map<std::string, size_t> index_;
 };
 
-// Names of the files to carry along when a model made from the one in `folder` is written: tokenizer, chat template,
-// vocabulary, generation settings.
+// Names of the files that lie in `folder`, to carry along when a model made from the one in `folder` is written:
+// tokenizer, chat template, vocabulary, generation settings.
 std::vector<std::string> CarriedFiles(const std::string& folder);
 
 inline constexpr int64_t kDefaultMaxShardBytes = 50'000'000'000;
@@ -77,7 +81,7 @@ class ModelFolderWriter {
   absl::Status AppendFloats(std::string_view name, ConstVector values);
   // A file beside the tensors.
   absl::Status WriteFile(const std::string& name, std::string_view content);
-  // Copies CarriedFiles(folder).
+  // Copies CarriedFiles(folder); of a GGUF file, writes the tokenizer that it holds.
   absl::Status CarryFiles(const std::string& folder);
   absl::Status Finish();
   // Of all tensors.

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "data/file.h"
+#include "data/gguf_tokenizer.h"
 #include "nlohmann/json.hpp"
 #include "ops/check.h"
 
@@ -72,14 +73,20 @@ int32_t ResolveId(const Tokenizer& tokenizer, std::string* token) {
   return id.value_or(-1);
 }
 
+absl::StatusOr<Json> ReadGgufConfig(const std::string& path) {
+  ASSIGN_OR_RETURN(const GgufHeader header, ReadGgufHeader(path));
+  return GgufTokenizerConfig(header);
+}
+
 }  // namespace
 
 absl::StatusOr<ModelTokens> LoadModelTokens(const std::string& folder, const Tokenizer& tokenizer) {
-  const std::string config_path = folder + "/tokenizer_config.json";
-  ASSIGN_OR_RETURN(const Json config, ReadJsonObject(config_path));
+  const bool gguf = IsGgufFile(folder);
+  const std::string config_path = gguf ? folder : folder + "/tokenizer_config.json";
+  ASSIGN_OR_RETURN(const Json config, gguf ? ReadGgufConfig(folder) : ReadJsonObject(config_path));
   ModelTokens tokens;
   for (const std::string& path : {config_path, folder + "/special_tokens_map.json"}) {
-    ASSIGN_OR_RETURN(const Json json, ReadJsonObject(path));
+    ASSIGN_OR_RETURN(const Json json, path == config_path ? absl::StatusOr<Json>(config) : ReadJsonObject(path));
     ASSIGN_OR_RETURN(const std::string bos, TokenField(json, "bos_token", path));
     ASSIGN_OR_RETURN(const std::string eos, TokenField(json, "eos_token", path));
     if (tokens.bos_token.empty()) tokens.bos_token = bos;

@@ -18,7 +18,7 @@ struct ModelTokens {
 };
 
 // Reads tokenizer_config.json, special_tokens_map.json, chat_template.jinja and generation_config.json / config.json
-// (eos_token_id) in `folder`, each if present. InvalidArgument when one is malformed.
+// (eos_token_id) in `folder`, each if present, or the metadata of a GGUF file. InvalidArgument when one is malformed.
 absl::StatusOr<ModelTokens> LoadModelTokens(const std::string& folder, const Tokenizer& tokenizer);
 
 }  // namespace thimble

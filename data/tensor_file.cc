@@ -162,6 +162,17 @@ absl::StatusOr<std::unique_ptr<TensorFile>> TensorFile::Open(const std::string& 
   return file;
 }
 
+absl::StatusOr<std::unique_ptr<TensorFile>> TensorFile::OpenTable(const std::string& path, int64_t data_begin,
+                                                                  std::vector<TensorInfo> tensors) {
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (fd < 0) return ErrnoStatus("open", path);
+  std::unique_ptr<TensorFile> file(new TensorFile(path, fd));
+  file->data_begin_ = data_begin;
+  file->tensors_ = std::move(tensors);
+  for (size_t i = 0; i < file->tensors_.size(); ++i) file->index_[file->tensors_[i].name] = i;
+  return file;
+}
+
 TensorFile::~TensorFile() { ::close(fd_); }
 
 absl::Status TensorFile::ReadHeader() {
@@ -225,26 +236,47 @@ absl::Status TensorFile::ReadAt(int64_t position, int64_t bytes, void* out) cons
 
 absl::Status TensorFile::ReadBytes(const TensorInfo& tensor, int64_t offset, int64_t bytes, void* out) const {
   CHECK(offset >= 0 && bytes >= 0 && offset <= tensor.bytes - bytes) << tensor.name << " " << offset << " " << bytes;
-  return ReadAt(data_begin_ + tensor.begin + offset, bytes, out);
+  const int64_t begin = data_begin_ + tensor.begin;
+  if (tensor.head_rows == 0) return ReadAt(begin + offset, bytes, out);
+  const int64_t row_bytes = tensor.bytes / tensor.shape[0], half = tensor.head_rows / 2;
+  char* next = static_cast<char*>(out);
+  for (const int64_t end = offset + bytes; offset < end;) {
+    const int64_t row = offset / row_bytes, within = offset % row_bytes;
+    const int64_t count = std::min(end - offset, row_bytes - within);
+    const int64_t in_head = row % tensor.head_rows;
+    const int64_t stored = row - in_head + in_head % half * 2 + in_head / half;
+    RETURN_IF_ERROR(ReadAt(begin + stored * row_bytes + within, count, next));
+    next += count;
+    offset += count;
+  }
+  return absl::OkStatus();
 }
 
 absl::Status TensorFile::ReadFloats(const TensorInfo& tensor, int64_t first, int64_t count, float* out) const {
   CHECK(first >= 0 && count >= 0 && first <= tensor.elements - count) << tensor.name << " " << first << " " << count;
   const std::optional<Format> format = FormatOf(tensor.dtype);
   if (!format) {
-    return InvalidTensor(path_, tensor.name,
-                         absl::StrCat("is ", std::string(NameOf(tensor.dtype)), ", expected F32, BF16 or F16"));
+    return InvalidTensor(
+        path_, tensor.name,
+        absl::StrCat("is ", std::string(NameOf(tensor.dtype)), ", expected F32, BF16, F16 or a block type"));
   }
   if (*format == Format::kF32) return ReadBytes(tensor, first * 4, count * 4, out);
-  uint16_t narrow[16384];
+  alignas(64) char stored[32768];
+  const FormatInfo& info = InfoOf(*format);
+  const int64_t block = info.values_per_block;
+  const int64_t most = static_cast<int64_t>(sizeof(stored)) / info.bytes_per_block * block;
   WeightView view;
   view.format = *format;
-  view.data = narrow;
-  for (int64_t done = 0; done < count;) {
-    const int64_t chunk = std::min<int64_t>(count - done, std::size(narrow));
-    RETURN_IF_ERROR(ReadBytes(tensor, (first + done) * 2, chunk * 2, narrow));
-    DecodeRow(view, 0, 0, chunk, out + done);
-    done += chunk;
+  view.data = stored;
+  for (const int64_t end = first + count; first < end;) {
+    // Whole blocks around the elements.
+    const int64_t from = first / block * block;
+    const int64_t next = std::min(end, from + most);
+    const int64_t to = (next + block - 1) / block * block;
+    RETURN_IF_ERROR(ReadBytes(tensor, StoredBytes(*format, from), StoredBytes(*format, to - from), stored));
+    DecodeRow(view, 0, first - from, next - first, out);
+    out += next - first;
+    first = next;
   }
   return absl::OkStatus();
 }

@@ -1,5 +1,5 @@
-// Reader of one safetensors file: a table of named tensors, checked as a whole when opened, and reads into the caller's
-// memory. Nothing is mapped, so what is not asked for takes no memory.
+// Reader of one file of tensors, safetensors or GGUF: a table of named tensors, checked as a whole when opened, and
+// reads into the caller's memory. Nothing is mapped, so what is not asked for takes no memory.
 #pragma once
 
 #include <cstdint>
@@ -23,6 +23,9 @@ struct TensorInfo {
   int64_t elements = 0;
   int64_t begin = 0;  // byte offset in the data part of the file
   int64_t bytes = 0;
+  // Of q_proj and k_proj in GGUF files of the llama architecture: within each head of this many rows, row 2i + s of the
+  // file is row s * head_rows / 2 + i of the tensor. 0: rows lie as they are.
+  int64_t head_rows = 0;
 };
 
 // "[4, 8]"
@@ -34,6 +37,9 @@ class TensorFile {
   // Accepts exactly what the safetensors library accepts. NotFound, PermissionDenied, DataLoss (cut short) or
   // InvalidArgument, naming the file and, where there is one, the tensor.
   static absl::StatusOr<std::unique_ptr<TensorFile>> Open(const std::string& path);
+  // A file whose table was read elsewhere (data/gguf_header.h); it lies from data_begin on, and its tensors are in it.
+  static absl::StatusOr<std::unique_ptr<TensorFile>> OpenTable(const std::string& path, int64_t data_begin,
+                                                               std::vector<TensorInfo> tensors);
   ~TensorFile();
   TensorFile(const TensorFile&) = delete;
   TensorFile& operator=(const TensorFile&) = delete;
@@ -47,7 +53,8 @@ class TensorFile {
 
   // Bytes [offset, offset + bytes) of a tensor of this file, which must have them.
   absl::Status ReadBytes(const TensorInfo& tensor, int64_t offset, int64_t bytes, void* out) const;
-  // Elements [first, first + count) of a tensor of this file as f32. InvalidArgument unless it is F32, BF16 or F16.
+  // Elements [first, first + count) of a tensor of this file as f32. InvalidArgument unless it is F32, BF16, F16 or of
+  // a block type.
   absl::Status ReadFloats(const TensorInfo& tensor, int64_t first, int64_t count, float* out) const;
 
  private:

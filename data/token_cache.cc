@@ -13,6 +13,7 @@
 #include "data/byte_source.h"
 #include "data/checksum.h"
 #include "data/file.h"
+#include "data/gguf_tokenizer.h"
 #include "ops/check.h"
 #include "ops/parallel.h"
 
@@ -191,7 +192,14 @@ absl::StatusOr<std::string> DatasetFingerprint(const DatasetOptions& options, co
                                                const std::string& tokenizer_file) {
   Sha256 hash;
   hash.UpdateField(kCacheVersion);
-  RETURN_IF_ERROR(HashFile(tokenizer_file, &hash));
+  if (IsGgufFile(tokenizer_file)) {
+    // Weights do not matter.
+    ASSIGN_OR_RETURN(const GgufHeader header, ReadGgufHeader(tokenizer_file));
+    ASSIGN_OR_RETURN(const nlohmann::json tokenizer, GgufTokenizerJson(header));
+    hash.UpdateField(tokenizer.dump());
+  } else {
+    RETURN_IF_ERROR(HashFile(tokenizer_file, &hash));
+  }
   const ModelTokens& tokens = encoder.tokens();
   hash.UpdateField(absl::StrCat(tokens.bos_id, " ", tokens.eos_id, " ", int{tokens.add_bos}, " ",
                                 static_cast<int>(encoder.loss_on())));

@@ -5,6 +5,7 @@
 #include <mutex>
 
 #include "data/file.h"
+#include "data/gguf_tokenizer.h"
 #include "data/tokenizer_parts.h"
 #include "data/unicode.h"
 #include "ops/check.h"
@@ -121,6 +122,11 @@ Tokenizer::Tokenizer(std::unique_ptr<TokenizerParts> parts)
 Tokenizer::~Tokenizer() = default;
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::Load(const std::string& path) {
+  if (IsGgufFile(path)) {
+    ASSIGN_OR_RETURN(const GgufHeader header, ReadGgufHeader(path));
+    ASSIGN_OR_RETURN(const nlohmann::json json, GgufTokenizerJson(header));
+    return FromJson(json.dump(), path + ": metadata");
+  }
   std::error_code error;
   const bool folder = std::filesystem::is_directory(path, error);
   const std::string file = folder ? (std::filesystem::path(path) / "tokenizer.json").string() : path;

@@ -30,8 +30,8 @@ class Tokenizer {
     std::vector<int64_t> end;
   };
 
-  // Reads a tokenizer.json, or the one in the folder `path`. Malformed or unsupported content is one InvalidArgument
-  // that names the file and the place in it.
+  // Reads a tokenizer.json, or the one in the folder `path`, or that of a GGUF file. Malformed or unsupported content
+  // is one InvalidArgument that names the file and the place in it.
   static absl::StatusOr<std::unique_ptr<Tokenizer>> Load(const std::string& path);
   // The same from the content of a tokenizer.json; `name` stands for the file in error messages.
   static absl::StatusOr<std::unique_ptr<Tokenizer>> FromJson(std::string_view json, const std::string& name);

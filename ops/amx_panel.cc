@@ -150,6 +150,8 @@ void WithPieces(AmxPacking* packing, const Body& body) {
     case Format::kNF4:
     case Format::kFP4:
       return FourBitRows::Fit(w) ? run(FourBitRows(w, ahead / 2)) : run(DecodedRows{w});
+    default:
+      return run(DecodedRows{w});
   }
 }
 

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "ops/cpu_level.h"
+#include "ops/decode_blocks.h"
 #include "ops/format.h"
 
 #if defined(__x86_64__)
@@ -26,6 +27,7 @@ struct Decoders {
   void (*bf16)(const uint16_t* in, int64_t count, float* out);
   void (*f16)(const uint16_t* in, int64_t count, float* out);
   void (*block)(const uint8_t* codes, int64_t begin, int64_t count, const float* codebook, float absmax, float* out);
+  void (*blocks)(Format format, const void* in, int64_t blocks, float* out);  // of formats with their own scales
 };
 
 void DecodeBF16Portable(const uint16_t* in, int64_t count, float* out) {
@@ -45,7 +47,7 @@ void DecodeBlockPortable(const uint8_t* codes, int64_t begin, int64_t count, con
   }
 }
 
-constexpr Decoders kPortable = {DecodeBF16Portable, DecodeF16Portable, DecodeBlockPortable};
+constexpr Decoders kPortable = {DecodeBF16Portable, DecodeF16Portable, DecodeBlockPortable, DecodeBlocksPortable};
 
 #if defined(__x86_64__)
 __attribute__((target("avx2"))) void DecodeBF16Avx2(const uint16_t* in, int64_t count, float* out) {
@@ -88,7 +90,7 @@ __attribute__((target("avx2"))) void DecodeBlockAvx2(const uint8_t* codes, int64
   DecodeBlockPortable(codes, begin + i, count - i, codebook, absmax, out + i);
 }
 
-constexpr Decoders kAvx2 = {DecodeBF16Avx2, DecodeF16Avx2, DecodeBlockAvx2};
+constexpr Decoders kAvx2 = {DecodeBF16Avx2, DecodeF16Avx2, DecodeBlockAvx2, DecodeBlocks};
 #endif
 
 const Decoders& BestDecoders() {
@@ -111,6 +113,28 @@ void Decode4Bit(const Decoders& decoders, const WeightView& w, int64_t begin, in
   }
 }
 
+// Whole blocks go straight to `out`, parts of a block through a buffer.
+void DecodeFromBlocks(const Decoders& decoders, const WeightView& w, int64_t begin, int64_t count, float* out) {
+  const FormatInfo& info = InfoOf(w.format);
+  const uint8_t* blocks = static_cast<const uint8_t*>(w.data);
+  const int64_t size = info.values_per_block;
+  for (const int64_t end = begin + count; begin < end;) {
+    const uint8_t* at = blocks + begin / size * info.bytes_per_block;
+    const int64_t skipped = begin % size;
+    int64_t length = std::min(end - begin, size - skipped);
+    if (length == size) {
+      length = (end - begin) / size * size;
+      decoders.blocks(w.format, at, length / size, out);
+    } else {
+      float values[kMostValuesPerBlock];
+      decoders.blocks(w.format, at, 1, values);
+      std::memcpy(out, values + skipped, static_cast<size_t>(length) * sizeof(float));
+    }
+    begin += length;
+    out += length;
+  }
+}
+
 void Decode(const Decoders& decoders, const WeightView& w, int64_t row, int64_t col, int64_t count, float* out) {
   const int64_t begin = row * w.cols + col;
   switch (w.format) {
@@ -124,6 +148,8 @@ void Decode(const Decoders& decoders, const WeightView& w, int64_t row, int64_t 
     case Format::kNF4:
     case Format::kFP4:
       return Decode4Bit(decoders, w, begin, count, out);
+    default:
+      return DecodeFromBlocks(decoders, w, begin, count, out);
   }
 }
 
@@ -131,18 +157,23 @@ void Decode(const Decoders& decoders, const WeightView& w, int64_t row, int64_t 
 
 namespace {
 
-// A piece at a time, each on the stack.
+// A piece at a time, each on the stack and with all of its first and last block.
 void DecodeThroughReader(const WeightView& w, int64_t row, int64_t col, int64_t count, float* out) {
   constexpr int64_t kPiece = 1024;
   alignas(64) char bytes[kPiece * sizeof(float)];
-  const int64_t value_bytes = BytesPerPlainValue(w.format);
+  const int64_t block = InfoOf(w.format).values_per_block;
   WeightView piece = w;
   piece.reader = nullptr;
   piece.data = bytes;
-  for (int64_t done = 0; done < count; done += kPiece) {
-    const int64_t values = std::min(kPiece, count - done);
-    w.reader->Read((row * w.cols + col + done) * value_bytes, values * value_bytes, bytes);
-    Decode(BestDecoders(), piece, 0, 0, values, out + done);
+  int64_t begin = row * w.cols + col;
+  for (const int64_t end = begin + count; begin < end;) {
+    const int64_t first = begin / block * block;
+    const int64_t next = std::min(end, first + kPiece);
+    const int64_t last = (next + block - 1) / block * block;
+    w.reader->Read(StoredBytes(w.format, first), StoredBytes(w.format, last - first), bytes);
+    Decode(BestDecoders(), piece, 0, begin - first, next - begin, out);
+    out += next - begin;
+    begin = next;
   }
 }
 

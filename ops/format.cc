@@ -5,9 +5,14 @@
 namespace thimble {
 namespace {
 
-constexpr FormatInfo kFormats[] = {
-    {"f32", 1, 32}, {"bf16", 1, 16}, {"f16", 1, 16}, {"nf4", 2, 4}, {"fp4", 2, 4},
+// In the order of Format.
+constexpr FormatInfo kInfos[] = {
+    {"f32", 1, 4},      {"bf16", 1, 2},     {"f16", 1, 2},      {"nf4", 2, 1},      {"fp4", 2, 1},
+    {"q4_0", 32, 18},   {"q4_1", 32, 20},   {"q5_0", 32, 22},   {"q5_1", 32, 24},   {"q8_0", 32, 34},
+    {"q4_k", 256, 144}, {"q5_k", 256, 176}, {"q6_k", 256, 210}, {"tq1_0", 256, 54}, {"tq2_0", 256, 66},
+    {"mxfp4", 32, 17},  {"nvfp4", 64, 36},
 };
+static_assert(sizeof(kInfos) / sizeof(kInfos[0]) == kFormats);
 
 // QLoRA's quantiles of the normal distribution, as bitsandbytes rounds them to fp32.
 constexpr float kNF4Codebook[16] = {-1.0f,
@@ -46,11 +51,11 @@ constexpr float kFP4Codebook[16] = {0.0f,
 
 }  // namespace
 
-const FormatInfo& InfoOf(Format format) { return kFormats[static_cast<int>(format)]; }
+const FormatInfo& InfoOf(Format format) { return kInfos[static_cast<int>(format)]; }
 
-int64_t BytesPerPlainValue(Format format) {
-  if (format == Format::kF32) return 4;
-  return format == Format::kBF16 || format == Format::kF16 ? 2 : 0;
+int64_t StoredBytes(Format format, int64_t values) {
+  const FormatInfo& info = InfoOf(format);
+  return values / info.values_per_block * info.bytes_per_block;
 }
 
 const float* Codebook(Format format) {

@@ -8,7 +8,26 @@
 
 namespace thimble {
 
-enum class Format : uint8_t { kF32, kBF16, kF16, kNF4, kFP4 };
+enum class Format : uint8_t {
+  kF32,
+  kBF16,
+  kF16,
+  kNF4,
+  kFP4,
+  // Whole blocks of a row, each with its own scales, as ggml stores them (ops/decode_blocks.h).
+  kQ4_0,
+  kQ4_1,
+  kQ5_0,
+  kQ5_1,
+  kQ8_0,
+  kQ4K,
+  kQ5K,
+  kQ6K,
+  kTQ1_0,
+  kTQ2_0,
+  kMXFP4,
+  kNVFP4,
+};
 
 // Where the values of a weight lie that is not in memory as a whole: a range of bytes in row order. May be called from
 // several threads. A failure stays with the owner of the bytes, who reports it; what was asked for is zero then.
@@ -26,10 +45,10 @@ struct WeightView {
   Format format = Format::kF32;
   int64_t rows = 0;
   int64_t cols = 0;
-  // Values (f32, bf16, f16) or packed codes: nf4 and fp4 hold element 2k in the high nibble of byte k of the
-  // flattened weight (bitsandbytes).
+  // Values (f32, bf16, f16), blocks in order (block formats; cols is a multiple of their values), or packed codes: nf4
+  // and fp4 hold element 2k in the high nibble of byte k of the flattened weight (bitsandbytes).
   const void* data = nullptr;
-  // f32, bf16 and f16 only, with data null: DecodeRow and the ops that say so read rows through it.
+  // All but nf4 and fp4, with data null: DecodeRow and the ops that say so read rows through it.
   WeightReader* reader = nullptr;
 
   // nf4 and fp4 only. Blocks of block_size consecutive elements of the flattened weight, across row ends.
@@ -48,13 +67,23 @@ struct WeightView {
 };
 
 struct FormatInfo {
-  std::string_view name;  // as in recipes and logs: "f32", "bf16", "f16", "nf4", "fp4"
+  std::string_view name;  // as in recipes and logs: "f32", "bf16", "f16", "nf4", "q4_k"
   int values_per_block;   // 1 for plain types
-  double bits_per_value;  // codes only, without block statistics
+  int bytes_per_block;    // of nf4 and fp4 codes only, without block statistics
 };
 const FormatInfo& InfoOf(Format format);
-// 4 or 2; 0 for block formats.
-int64_t BytesPerPlainValue(Format format);
+inline constexpr int kFormats = static_cast<int>(Format::kNVFP4) + 1;
+// No larger than this in any format.
+inline constexpr int kMostValuesPerBlock = 256;
+
+// f32, bf16 and f16.
+inline bool IsPlain(Format format) { return format <= Format::kF16; }
+// Blocks that hold their own scales.
+inline bool IsBlockFormat(Format format) { return format >= Format::kQ4_0; }
+// nf4 and fp4, whose block statistics lie apart from the codes.
+inline bool Is4Bit(Format format) { return format == Format::kNF4 || format == Format::kFP4; }
+// Bytes of `values` values, whole blocks, of a plain or a block format.
+int64_t StoredBytes(Format format, int64_t values);
 
 // The 16 values of nf4's or fp4's codes; null for the other formats.
 const float* Codebook(Format format);

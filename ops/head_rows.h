@@ -16,12 +16,12 @@ class HeadRows {
     int64_t first = 0;
   };
 
-  // Of a head that is read through a reader, else 0.
-  static int64_t ValueBytes(const WeightView& head) {
-    return head.reader == nullptr ? 0 : BytesPerPlainValue(head.format);
+  // Bytes of a row of a head that is read through a reader, else 0.
+  static int64_t FetchedRowBytes(const WeightView& head) {
+    return head.reader == nullptr ? 0 : StoredBytes(head.format, head.cols);
   }
   // Scratch for a head that is read through a reader, with tiles of `tile` rows: one tile in use, one under way.
-  static int64_t BufferBytes(int64_t tile, int64_t cols, int64_t value_bytes) { return 2 * tile * cols * value_bytes; }
+  static int64_t BufferBytes(int64_t tile, int64_t row_bytes) { return 2 * tile * row_bytes; }
 
   // `buffer` is of BufferBytes, or null where the head has no reader.
   HeadRows(const WeightView& head, int64_t tile, char* buffer) : head_(head), tile_(tile), buffer_(buffer) {}
@@ -41,7 +41,7 @@ class HeadRows {
   }
 
  private:
-  int64_t RowBytes() const { return head_.cols * BytesPerPlainValue(head_.format); }
+  int64_t RowBytes() const { return StoredBytes(head_.format, head_.cols); }
   char* Buffer(int64_t begin) const { return buffer_ + begin / tile_ % 2 * tile_ * RowBytes(); }
   void Begin(int64_t begin) {
     const int64_t rows = std::min(tile_, head_.rows - begin);

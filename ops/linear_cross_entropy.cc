@@ -291,7 +291,7 @@ void Start(const Pass& pass, Scratch memory) {
   CHECK_EQ(pass.h.cols, pass.head.cols);
   CHECK_EQ(pass.targets.size, pass.h.rows);
   ScratchCarver carver(memory);
-  const ScratchLayout scratch(carver, pass.h.rows, pass.h.cols, HeadRows::ValueBytes(pass.head));
+  const ScratchLayout scratch(carver, pass.h.rows, pass.h.cols, HeadRows::FetchedRowBytes(pass.head));
   int64_t rows = 0;
   for (int64_t t = 0; t < pass.h.rows; ++t) {
     const bool has_target = pass.targets[t] != pass.options.ignore_index;
@@ -319,9 +319,9 @@ void Start(const Pass& pass, Scratch memory) {
 
 }  // namespace
 int64_t LinearCrossEntropyScratchBytes(int64_t tokens, int64_t hidden_dim, const LinearCrossEntropyOptions&,
-                                       int64_t fetched_value_bytes) {
+                                       int64_t fetched_row_bytes) {
   ScratchCarver carver;
-  ScratchLayout(carver, tokens, hidden_dim, fetched_value_bytes);
+  ScratchLayout(carver, tokens, hidden_dim, fetched_row_bytes);
   return carver.used();
 }
 

@@ -22,10 +22,10 @@ struct LinearCrossEntropyOptions {
 };
 
 // Bytes for NumThreads() threads; any vocabulary. With loss and lse (8 bytes a token) at most 2 MiB + 16 bytes a token
-// for hidden_dim <= 6144 and 2 threads. fetched_value_bytes: of a value of a head that is read through a reader, else
-// 0; two tiles of it, at most 0.4 MiB each for bf16, come on top.
+// for hidden_dim <= 6144 and 2 threads. fetched_row_bytes: of a row of a head that is read through a reader, else 0;
+// two tiles of it, at most 0.4 MiB each for bf16, come on top.
 int64_t LinearCrossEntropyScratchBytes(int64_t tokens, int64_t hidden_dim, const LinearCrossEntropyOptions& options,
-                                       int64_t fetched_value_bytes = 0);
+                                       int64_t fetched_row_bytes = 0);
 
 // loss_t = (1-alpha) (lse_t - z_{t,target}) + alpha (lse_t - mean_v z_tv) + lambda lse_t^2, z = cap(h head^T),
 // lse_t = log sum_v exp z_tv; both 0 where target_t is ignore_index. A row's loss does not depend on the other rows.

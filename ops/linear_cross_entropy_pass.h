@@ -32,7 +32,7 @@ struct ScratchLayout {
   char* fetched;      // of a head that is read through a reader
   float* threads;
 
-  ScratchLayout(ScratchCarver& carver, int64_t tokens, int64_t dim, int64_t fetched_value_bytes) {
+  ScratchLayout(ScratchCarver& carver, int64_t tokens, int64_t dim, int64_t fetched_row_bytes) {
     const int64_t width = (dim + kWidestPanel - 1) / kWidestPanel * kWidestPanel;
     const int64_t fits = kTileBytes / (8 * std::max<int64_t>(width, 1)) / kWidestPanel * kWidestPanel;
     vocab_tile = std::clamp(fits, kWidestPanel, kMaxVocabTile);
@@ -44,7 +44,7 @@ struct ScratchLayout {
     active = carver.Take<int32_t>(kSuperBlock);
     head_sum = carver.Take<float>(width);
     hidden_sum = carver.Take<float>(width);
-    fetched = carver.Take<char>(HeadRows::BufferBytes(vocab_tile, dim, fetched_value_bytes));
+    fetched = carver.Take<char>(HeadRows::BufferBytes(vocab_tile, fetched_row_bytes));
     threads = carver.Take<float>(NumThreads() * kFloatsPerThread);
   }
 };

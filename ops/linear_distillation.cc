@@ -62,8 +62,8 @@ struct ScratchLayout {
     turned = carver.Take<float>(vocab_tile * Padded(q.cols));
     straight = carver.Take<float>(vocab_tile * Padded(q.cols));
     turned_p = carver.Take<float>(vocab_tile * Padded(p.cols));
-    fetched = carver.Take<char>(HeadRows::BufferBytes(vocab_tile, q.cols, HeadRows::ValueBytes(q)));
-    fetched_p = carver.Take<char>(HeadRows::BufferBytes(vocab_tile, p.cols, HeadRows::ValueBytes(p)));
+    fetched = carver.Take<char>(HeadRows::BufferBytes(vocab_tile, HeadRows::FetchedRowBytes(q)));
+    fetched_p = carver.Take<char>(HeadRows::BufferBytes(vocab_tile, HeadRows::FetchedRowBytes(p)));
     logits = carver.Take<float>(kSuperBlock * vocab_tile);
     threads = carver.Take<float>(NumThreads() * kFloatsPerThread);
   }

@@ -59,8 +59,8 @@ struct ScratchLayout {
     const int64_t width = Padded(p.cols) + Padded(q.cols);
     const int64_t fits = kTileBytes / (4 * std::max<int64_t>(width, 1)) / kWidestPanel * kWidestPanel;
     vocab_tile = std::clamp(fits, kWidestPanel, kMaxVocabTile);
-    fetched_p = carver.Take<char>(HeadRows::BufferBytes(vocab_tile, p.cols, HeadRows::ValueBytes(p)));
-    fetched_q = carver.Take<char>(HeadRows::BufferBytes(vocab_tile, q.cols, HeadRows::ValueBytes(q)));
+    fetched_p = carver.Take<char>(HeadRows::BufferBytes(vocab_tile, HeadRows::FetchedRowBytes(p)));
+    fetched_q = carver.Take<char>(HeadRows::BufferBytes(vocab_tile, HeadRows::FetchedRowBytes(q)));
     turned_p = carver.Take<float>(vocab_tile * Padded(p.cols));
     turned_q = carver.Take<float>(vocab_tile * Padded(q.cols));
     rows = carver.Take<RowState>(count);

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "data/gguf_header.h"
 #include "data/json_file.h"
 #include "ops/check.h"
 #include "ops/compute_rate.h"
@@ -24,7 +25,7 @@ using recipe::Recipe;
 absl::Status OpenTokenizer(const std::string& path, ModelSession* model) {
   std::error_code error;
   const bool folder = fs::is_directory(path, error);
-  model->tokenizer_folder = folder ? path : fs::path(path).parent_path().string();
+  model->tokenizer_folder = folder || IsGgufFile(path) ? path : fs::path(path).parent_path().string();
   model->tokenizer_file = folder ? (fs::path(path) / "tokenizer.json").string() : path;
   ASSIGN_OR_RETURN(model->tokenizer, Tokenizer::Load(model->tokenizer_file));
   ASSIGN_OR_RETURN(model->tokens, LoadModelTokens(model->tokenizer_folder, *model->tokenizer));
@@ -68,7 +69,7 @@ absl::Status Declare(ModelSession* model) {
 // Whether a base is there by its configuration alone.
 bool IsBareConfiguration(const std::string& path) {
   std::error_code error;
-  if (fs::is_regular_file(path, error)) return true;
+  if (fs::is_regular_file(path, error)) return !IsGgufFile(path);
   if (!fs::is_regular_file(fs::path(path) / "config.json", error)) return false;
   for (const fs::directory_entry& entry : fs::directory_iterator(path, error)) {
     if (entry.path().extension() == ".safetensors") return false;
@@ -84,10 +85,10 @@ absl::Status OpenBareConfiguration(const std::string& path, ModelSession* model)
   return absl::OkStatus();
 }
 
-// The folder that a base's tokenizer is looked for in.
+// Where a base's tokenizer is looked for: in a folder, or in the GGUF file that the base is.
 std::string FolderOfBase(const std::string& path) {
   std::error_code error;
-  return fs::is_regular_file(path, error) ? fs::path(path).parent_path().string() : path;
+  return fs::is_regular_file(path, error) && !IsGgufFile(path) ? fs::path(path).parent_path().string() : path;
 }
 
 absl::StatusOr<std::string> ChooseCheckpoint(const std::string& run, bool best) {
@@ -143,8 +144,8 @@ absl::StatusOr<std::unique_ptr<ModelSession>> DeclareModel(const Recipe& recipe,
   }
   const std::string tokenizer = recipe.model().has_tokenizer() ? recipe.model().tokenizer() : FolderOfBase(base);
   std::error_code error;
-  const bool excused =
-      may_be_bare && !recipe.model().has_tokenizer() && !fs::exists(fs::path(tokenizer) / "tokenizer.json", error);
+  const bool excused = may_be_bare && !recipe.model().has_tokenizer() && !IsGgufFile(tokenizer) &&
+                       !fs::exists(fs::path(tokenizer) / "tokenizer.json", error);
   if (!excused) RETURN_IF_ERROR(OpenTokenizer(tokenizer, model.get()));
   RETURN_IF_ERROR(Declare(model.get()));
   return model;

@@ -85,7 +85,7 @@ absl::StatusOr<Decoder> DeclareDecoder(const DecoderConfig& config, const Adapte
                                        bool train_embeddings = true);
 
 // Let frozen matrices lie in the store's weight tier instead of memory: linear layers are fetched, embedding and output
-// layer (those of plain formats) read by rows.
+// layer (but for nf4 and fp4) read by rows.
 void StreamLinearLayers(const Decoder& decoder, Store* store);
 void StreamEmbeddings(const Decoder& decoder, Store* store);
 

@@ -21,7 +21,7 @@ std::string CacheName(const char* kind, int64_t layer) { return absl::StrCat("ca
 
 int64_t FetchedHeadBytes(const Decoder& decoder, const Store& store) {
   const StoreEntry& head = store.entry(decoder.head);
-  return HeadRows::BufferBytes(kHeadTile, head.cols, HeadRows::ValueBytes(head.view));
+  return HeadRows::BufferBytes(kHeadTile, HeadRows::FetchedRowBytes(head.view));
 }
 
 }  // namespace

@@ -22,8 +22,8 @@ struct Layout {
 Layout LayoutOf(const WeightView& w) {
   const int64_t values = w.rows * w.cols;
   Layout layout;
-  if (w.format != Format::kNF4 && w.format != Format::kFP4) {
-    layout.codes = values * (w.format == Format::kF32 ? 4 : 2);
+  if (!Is4Bit(w.format)) {
+    layout.codes = StoredBytes(w.format, values);
     return layout;
   }
   const int64_t blocks = (values + w.block_size - 1) / w.block_size;

@@ -94,7 +94,7 @@ void Store::Stream(StoreId id) {
 }
 
 void Store::StreamRows(StoreId id) {
-  CHECK_GT(BytesPerPlainValue(entries_[id].view.format), 0) << entries_[id].name;
+  CHECK(!Is4Bit(entries_[id].view.format)) << entries_[id].name;
   StoreEntry& entry = entries_[id];
   CHECK(!entry.trainable && entry.view.data == nullptr) << entry.name;
   entry.slot = Aligned(stream_bytes_);

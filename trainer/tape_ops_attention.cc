@@ -80,7 +80,7 @@ LossValues RecordLinearCrossEntropy(Tape* tape, ValueId hidden, ValueId head, Va
   Step step;
   step.inputs = {hidden, head, targets};
   step.outputs = {values.loss, values.lse};
-  const int64_t fetched = HeadRows::ValueBytes(tape->store().entry(tape->value(head).store).view);
+  const int64_t fetched = HeadRows::FetchedRowBytes(tape->store().entry(tape->value(head).store).view);
   step.scratch_bytes = LinearCrossEntropyScratchBytes(tokens, dim, options, fetched);
   if (train && frozen && tape->value(hidden).needs_gradient) {
     // One pass: the gradient of the hidden states is ready with the loss.

@@ -13,6 +13,7 @@
 #include "data/bnb_weight.h"
 #include "data/checksum.h"
 #include "ops/check.h"
+#include "ops/decode_blocks.h"
 
 namespace thimble {
 namespace {
@@ -46,20 +47,20 @@ WeightStorage StoredStorage4Bit(const ModelFolder& folder, const std::string& na
   return storage;
 }
 
-WeightStorage PlainStorage(Format format, int64_t rows, int64_t cols) {
-  return {format, rows * cols * (format == Format::kF32 ? 4 : 2)};
+WeightStorage StorageAs(Format format, int64_t rows, int64_t cols) {
+  return {format, StoredBytes(format, rows * cols)};
 }
 
-Format PlainFormatOf(TensorDType dtype) {
-  if (dtype == TensorDType::kBF16) return Format::kBF16;
-  if (dtype == TensorDType::kF16) return Format::kF16;
-  return Format::kF32;
-}
+Format FormatInMemory(TensorDType dtype) { return FormatOf(dtype).value_or(Format::kF32); }
 
 absl::Status NotFinite(const TensorRef& tensor) {
   return absl::InvalidArgumentError(
       absl::StrCat(tensor.file->path(), ": tensor ", tensor.info->name,
                    " holds a NaN or an infinity; the file is damaged or the model diverged"));
+}
+
+bool AllFinite(ConstVector values) {
+  return std::all_of(values.data, values.data + values.size, [](float v) { return std::isfinite(v); });
 }
 
 // Calls use(values) on consecutive pieces of a tensor, as f32.
@@ -70,9 +71,7 @@ absl::Status StreamFloats(const TensorRef& tensor, const Use& use) {
     const int64_t count = std::min(kChunkElements, tensor.info->elements - first);
     RETURN_IF_ERROR(tensor.file->ReadFloats(*tensor.info, first, count, chunk.data()));
     const ConstVector values(chunk.data(), count);
-    if (!std::all_of(values.data, values.data + count, [](float v) { return std::isfinite(v); })) {
-      return NotFinite(tensor);
-    }
+    if (!AllFinite(values)) return NotFinite(tensor);
     use(first, values);
   }
   return absl::OkStatus();
@@ -90,9 +89,9 @@ class WeightLoader {
     if (entry.rows == 1 && !IsMatrix(entry.name)) shape = {entry.cols};
     ASSIGN_OR_RETURN(TensorRef tensor, folder_.Require(entry.name, shape));
     const TensorDType dtype = tensor.info->dtype;
-    if (dtype != TensorDType::kF32 && dtype != TensorDType::kBF16 && dtype != TensorDType::kF16) {
+    if (!FormatOf(dtype)) {
       return absl::InvalidArgumentError(absl::StrCat(tensor.file->path(), ": tensor ", entry.name,
-                                                     ": expected F32, BF16 or F16, found ",
+                                                     ": expected F32, BF16, F16 or a block type, found ",
                                                      std::string(NameOf(dtype))));
     }
     return tensor;
@@ -103,6 +102,7 @@ class WeightLoader {
     if (Is4Bit(entry.view.format) && HasBnbWeight(folder_, entry.name)) return LoadAlreadyQuantised(id);
     ASSIGN_OR_RETURN(const TensorRef tensor, Require(entry));
     if (Is4Bit(entry.view.format)) return Quantise(id, tensor);
+    if (IsBlockFormat(entry.view.format)) return KeepBlocks(id, tensor);
     if (entry.reader != nullptr) return StreamByRows(id, tensor);
     if (entry.view.format == Format::kF32) return ReadInto(id, tensor);
     return Keep16Bit(id, tensor);
@@ -114,7 +114,7 @@ class WeightLoader {
       // Old checkpoints carry the rotary frequencies, which follow from the configuration.
       if (used_.contains(name) || absl::EndsWith(name, "rotary_emb.inv_freq")) continue;
       return absl::InvalidArgumentError(absl::StrCat(tensor.file->path(), ": unexpected tensor ", name,
-                                                     ": the model of config.json has no place for it"));
+                                                     ": the model of its configuration has no place for it"));
     }
     return absl::OkStatus();
   }
@@ -170,7 +170,7 @@ class WeightLoader {
   // A chunk at a time to the weight tier.
   absl::Status StreamByRows(StoreId id, const TensorRef& tensor) {
     const Format format = store_.entry(id).view.format;
-    const int64_t value_bytes = BytesPerPlainValue(format);
+    const int64_t value_bytes = StoredBytes(format, 1);
     std::vector<uint16_t> bits;
     absl::Status written;
     RETURN_IF_ERROR(StreamFloats(tensor, [&](int64_t first, ConstVector values) {
@@ -185,6 +185,31 @@ class WeightLoader {
       if (written.ok()) written = store_.WriteStreamed(id, first * value_bytes, bytes, values.size * value_bytes);
     }));
     return written;
+  }
+
+  // As they are, rows in order; an entry streamed by rows goes to the weight tier a chunk at a time.
+  absl::Status KeepBlocks(StoreId id, const TensorRef& tensor) {
+    const StoreEntry& entry = store_.entry(id);
+    const bool by_rows = entry.reader != nullptr;
+    const FormatInfo& info = InfoOf(entry.view.format);
+    const int64_t chunk = kChunkElements / info.values_per_block;  // blocks
+    const int64_t blocks = tensor.info->elements / info.values_per_block;
+    auto bytes =
+        std::make_shared<std::vector<uint8_t>>((by_rows ? std::min(chunk, blocks) : blocks) * info.bytes_per_block);
+    std::vector<float> values(std::min(chunk, blocks) * info.values_per_block);
+    for (int64_t first = 0; first < blocks; first += chunk) {
+      const int64_t count = std::min(chunk, blocks - first);
+      const int64_t offset = first * info.bytes_per_block, length = count * info.bytes_per_block;
+      uint8_t* at = bytes->data() + (by_rows ? 0 : offset);
+      RETURN_IF_ERROR(tensor.file->ReadBytes(*tensor.info, offset, length, at));
+      DecodeBlocks(entry.view.format, at, count, values.data());
+      if (!AllFinite(ConstVector(values.data(), count * info.values_per_block))) return NotFinite(tensor);
+      if (by_rows) RETURN_IF_ERROR(store_.WriteStreamed(id, offset, at, length));
+    }
+    if (by_rows) return absl::OkStatus();
+    WeightView view = entry.view;
+    view.data = bytes->data();
+    return store_.Bind(id, view, std::move(bytes));
   }
 
   absl::Status Keep16Bit(StoreId id, const TensorRef& tensor) {
@@ -228,7 +253,7 @@ absl::StatusOr<bool> SameBytes(const TensorRef& a, const TensorRef& b) {
 }  // namespace
 
 absl::StatusOr<DecoderConfig> ReadDecoderConfig(const ModelFolder& folder) {
-  ASSIGN_OR_RETURN(DecoderConfig config, ParseDecoderConfig(folder.config(), folder.path() + "/config.json"));
+  ASSIGN_OR_RETURN(DecoderConfig config, ParseDecoderConfig(folder.config(), folder.config_place()));
   const TensorRef* head = folder.Find("lm_head.weight");
   const TensorRef* embedding = folder.Find("model.embed_tokens.weight");
   if (config.tie_embeddings && head != nullptr && embedding != nullptr) {
@@ -241,11 +266,12 @@ absl::StatusOr<DecoderConfig> ReadDecoderConfig(const ModelFolder& folder) {
 StorageOf StorageFor(const ModelFolder& folder, const QuantizationOptions& quantization) {
   return [&folder, quantization](const std::string& name, int64_t rows, int64_t cols, bool linear) {
     if (HasBnbWeight(folder, name)) return StoredStorage4Bit(folder, name);
-    if (linear && Is4Bit(quantization.format) && !Skipped(name, quantization)) {
+    const TensorRef* tensor = folder.Find(name);
+    const bool quantised = tensor != nullptr && IsBlockType(tensor->info->dtype);
+    if (linear && !quantised && Is4Bit(quantization.format) && !Skipped(name, quantization)) {
       return Storage4Bit(rows, cols, quantization);
     }
-    const TensorRef* tensor = folder.Find(name);
-    return PlainStorage(tensor == nullptr ? Format::kF32 : PlainFormatOf(tensor->info->dtype), rows, cols);
+    return StorageAs(tensor == nullptr ? Format::kF32 : FormatInMemory(tensor->info->dtype), rows, cols);
   };
 }
 
@@ -254,7 +280,7 @@ StorageOf StorageForShape(Format dtype, const QuantizationOptions& quantization)
     if (linear && Is4Bit(quantization.format) && !Skipped(name, quantization)) {
       return Storage4Bit(rows, cols, quantization);
     }
-    return PlainStorage(dtype, rows, cols);
+    return StorageAs(dtype, rows, cols);
   };
 }
 

@@ -19,12 +19,11 @@ struct QuantizationOptions {
   bool double_quant = true;
   std::vector<std::string> skip;  // last parts of names of linear layers that stay as they are
 };
-inline bool Is4Bit(Format format) { return format == Format::kNF4 || format == Format::kFP4; }
 
 // The decoder's configuration, with the head untied where the file holds a head of its own.
 absl::StatusOr<DecoderConfig> ReadDecoderConfig(const ModelFolder& folder);
 
-// How each weight will lie in memory. Folders that bitsandbytes quantised keep their own formats.
+// How each weight will lie in memory. What bitsandbytes quantised, and blocks of GGUF files, keep their own formats.
 StorageOf StorageFor(const ModelFolder& folder, const QuantizationOptions& quantization);
 // The same from the shape alone, for plans without weights; `dtype` is that of unquantised weights.
 StorageOf StorageForShape(Format dtype, const QuantizationOptions& quantization);

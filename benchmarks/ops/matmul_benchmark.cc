@@ -153,7 +153,8 @@ void BM_MatMul(benchmark::State& state, Format format, Case c) {
   const double one_thread_peak = state.counters["peak"] / static_cast<double>(state.range(0));
   state.counters["cpu_fraction"] = flops / best_cpu / one_thread_peak;
   if (c.rows <= 4) {
-    const double bytes = c.form == Form::kTN ? 4 : format == Format::kF32 ? 4 : InfoOf(format).bits_per_value / 8;
+    const FormatInfo& info = InfoOf(c.form == Form::kTN ? Format::kF32 : format);
+    const double bytes = static_cast<double>(info.bytes_per_block) / info.values_per_block;
     state.counters["GB/s"] = bytes * static_cast<double>(c.in * c.out) * 1e-9 / best;
     state.counters["read_peak_GB/s"] = PeakReadGBs(3);
   }

@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "data/file.h"
+#include "data/gguf_header.h"
 #include "data/tensor_file.h"
 #include "ops/check.h"
 #include "recipes/commands/commands.h"
@@ -39,7 +40,17 @@ struct Contents {
 
 std::string MiB(int64_t bytes) { return absl::StrFormat("%.1f MiB", static_cast<double>(bytes) / (1 << 20)); }
 
+// Under the names of the file itself.
+absl::Status AddGguf(const std::string& path, Contents* contents) {
+  ASSIGN_OR_RETURN(const GgufHeader header, ReadGgufHeader(path));
+  const std::string name = std::filesystem::path(path).filename().string();
+  for (const TensorInfo& info : header.tensors()) contents->tensors.push_back({name, info});
+  for (const GgufEntry& entry : header.entries()) contents->metadata[entry.key] = entry.value.Text();
+  return absl::OkStatus();
+}
+
 absl::Status AddFile(const std::string& path, Contents* contents) {
+  if (IsGgufFile(path)) return AddGguf(path, contents);
   ASSIGN_OR_RETURN(const std::unique_ptr<TensorFile> file, TensorFile::Open(path));
   const std::string name = std::filesystem::path(path).filename().string();
   for (const TensorInfo& info : file->tensors()) contents->tensors.push_back({name, info});
@@ -186,11 +197,11 @@ absl::Status Run(const CommandLine& line) {
 Command InspectCommand() {
   Command command;
   command.name = "inspect";
-  command.summary = "Show what a safetensors file, a model folder or a recipe holds.";
+  command.summary = "Show what a safetensors or GGUF file, a model folder or a recipe holds.";
   command.usage = "FILE|FOLDER|RECIPE";
   command.description =
-      "A safetensors file or a Hugging Face folder: its config, and every tensor's\n"
-      "name, type, shape and size. The file is checked as a whole. A recipe (.yaml):\n"
+      "A safetensors or GGUF file or a Hugging Face folder: its config or metadata, and\n"
+      "every tensor's name, type, shape and size. The file is checked as a whole. A recipe (.yaml):\n"
       "the recipe with all defaults filled in, checked. With --json the keys are\n"
       "config, metadata, dtypes and tensors (name, dtype, shape, bytes, file); for a\n"
       "recipe those of the recipe.";

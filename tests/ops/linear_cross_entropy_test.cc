@@ -30,7 +30,7 @@ Outputs RunAll(const Inputs& in, const WeightView& head, const Options& options)
   Outputs o{
       TestMatrix(1, rows, 7), TestMatrix(1, rows, 7), TestMatrix(rows, dim, 7), TestMatrix(in.vocab, dim, kInitial),
       TestMatrix(1, rows, 7), TestMatrix(1, rows, 7), TestMatrix(rows, dim, 7)};
-  TestScratch scratch(LinearCrossEntropyScratchBytes(rows, dim, options, HeadRows::ValueBytes(head)));
+  TestScratch scratch(LinearCrossEntropyScratchBytes(rows, dim, options, HeadRows::FetchedRowBytes(head)));
   LinearCrossEntropyForward(in.h.view(), head, in.targets_view(), options, o.loss.vector(), o.lse.vector(),
                             scratch.view());
   LinearCrossEntropyBackward(in.h.view(), head, in.targets_view(), o.lse.vector(), kGradScale, options, o.dh.view(),

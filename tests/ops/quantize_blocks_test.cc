@@ -1,0 +1,243 @@
+// QuantizeBlocks and DecodeRow in ggml's block formats against what ggml's reference functions make of seven million
+// values (tests/golden/quantize_blocks/make.py), and the whole weight path over such a weight.
+#include "ops/quantize_blocks.h"
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <fstream>
+#include <limits>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "ops/decode_blocks.h"
+#include "ops/parallel.h"
+#include "tests/ops/crc32.h"
+
+namespace thimble {
+namespace {
+
+constexpr int64_t kCount = 256 * 4101;
+constexpr int64_t kBlocks = 4099;
+
+std::vector<Format> BlockFormats() {
+  std::vector<Format> formats;
+  for (int f = 0; f < kFormats; ++f) {
+    if (IsBlockFormat(static_cast<Format>(f))) formats.push_back(static_cast<Format>(f));
+  }
+  return formats;
+}
+
+Format FormatNamed(const std::string& name) {
+  for (Format format : BlockFormats()) {
+    if (InfoOf(format).name == name) return format;
+  }
+  ADD_FAILURE() << name;
+  return Format::kQ8_0;
+}
+
+float FromBits(uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+
+uint32_t Mix(uint32_t x) {
+  x ^= x >> 16;
+  x *= 0x7feb352d;
+  x ^= x >> 15;
+  x *= 0x846ca68b;
+  return x ^ (x >> 16);
+}
+
+float Bell(uint32_t h) {
+  const int32_t total = static_cast<int32_t>((h & 255) + (h >> 8 & 255) + (h >> 16 & 255) + (h >> 24));
+  return static_cast<float>(total - 510) * 0x1p-13f;
+}
+
+// The input of make.py, by the same integer formula.
+float Value(int kind, uint32_t i) {
+  const uint32_t h = Mix(i + static_cast<uint32_t>(kind) * 0x9e3779b1u);
+  switch (kind) {
+    case 0:
+      return Bell(h);
+    case 1:
+      return FromBits((h & 0x807fffff) | (32 + Mix(i >> 5) % 96 + (h >> 24) % 8) << 23);
+    case 2:
+      return Mix(i >> 4) % 4 == 0 ? FromBits(h & 0x80000000) : Bell(h);
+    case 3:
+      return static_cast<float>(static_cast<int>(h % 61) - 30) *
+             std::ldexp(1.0f, static_cast<int>(Mix(i >> 5) % 20) - 15);
+    case 4:
+      return FromBits((h & 0x80000000) | (h & 0xffffff) >> (Mix(i >> 6) % 24));
+    case 5:
+      return BF16ToFloat(static_cast<uint16_t>([&] {
+        const float value = Bell(h);
+        uint32_t bits;
+        std::memcpy(&bits, &value, sizeof(bits));
+        return bits >> 16;
+      }()));
+    default:
+      return static_cast<float>(static_cast<int32_t>(h)) * 0x1p-40f;
+  }
+}
+
+std::vector<float> Values(int kind) {
+  std::vector<float> values(kCount);
+  for (int64_t i = 0; i < kCount; ++i) values[i] = Value(kind, static_cast<uint32_t>(i));
+  return values;
+}
+
+// Half-precision scales of a block, by offset.
+std::vector<int> HalfScales(Format format) {
+  switch (format) {
+    case Format::kQ4_1:
+    case Format::kQ5_1:
+    case Format::kQ4K:
+    case Format::kQ5K:
+      return {0, 2};
+    case Format::kQ6K:
+      return {208};
+    case Format::kTQ1_0:
+      return {52};
+    case Format::kTQ2_0:
+      return {64};
+    case Format::kMXFP4:
+    case Format::kNVFP4:
+      return {};
+    default:
+      return {0};
+  }
+}
+
+std::vector<uint8_t> AnyBlocks(Format format) {
+  const int64_t size = InfoOf(format).bytes_per_block;
+  std::vector<uint8_t> bytes(kBlocks * size);
+  for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<uint8_t>(Mix(static_cast<uint32_t>(i)) >> 7);
+  for (int64_t b = 0; b < kBlocks; ++b) {
+    for (int at : HalfScales(format)) bytes[b * size + at + 1] &= 0xbf;
+  }
+  return bytes;
+}
+
+std::vector<float> Decoded(Format format, const std::vector<uint8_t>& blocks) {
+  const FormatInfo& info = InfoOf(format);
+  const int64_t count = static_cast<int64_t>(blocks.size()) / info.bytes_per_block;
+  std::vector<float> fast(count * info.values_per_block), plain(fast.size());
+  DecodeBlocks(format, blocks.data(), count, fast.data());
+  DecodeBlocksPortable(format, blocks.data(), count, plain.data());
+  EXPECT_EQ(std::memcmp(fast.data(), plain.data(), fast.size() * sizeof(float)), 0) << info.name;
+  return fast;
+}
+
+std::vector<uint8_t> Encoded(Format format, const std::vector<float>& values) {
+  std::vector<uint8_t> blocks(StoredBytes(format, static_cast<int64_t>(values.size())));
+  EXPECT_EQ(QuantizeBlocks(format, {values.data(), static_cast<int64_t>(values.size())}, blocks.data()), -1);
+  return blocks;
+}
+
+TEST(QuantizeBlocksTest, EqualsGgmlOnMillionsOfValues) {
+  std::ifstream file(std::string(THIMBLE_SOURCE_DIR) + "/tests/golden/quantize_blocks/expected.txt");
+  ASSERT_TRUE(file.good());
+  int lines = 0, last_kind = -1;
+  std::vector<float> values;
+  for (std::string line; std::getline(file, line); ++lines) {
+    SCOPED_TRACE(line);
+    std::istringstream words(line);
+    std::string what, name;
+    uint32_t input, encoded, decoded;
+    words >> what;
+    if (what == "decode") {
+      words >> name >> std::hex >> input >> decoded;
+      const std::vector<uint8_t> blocks = AnyBlocks(FormatNamed(name));
+      EXPECT_EQ(Crc32(blocks), input);
+      EXPECT_EQ(Crc32(Decoded(FormatNamed(name), blocks)), decoded);
+      continue;
+    }
+    int kind;
+    words >> kind >> name >> std::hex >> input >> encoded >> decoded;
+    if (kind != last_kind) {
+      values = Values(kind);
+      ASSERT_EQ(Crc32(values), input);
+      last_kind = kind;
+    }
+    const std::vector<uint8_t> blocks = Encoded(FormatNamed(name), values);
+    EXPECT_EQ(Crc32(blocks), encoded);
+    EXPECT_EQ(Crc32(Decoded(FormatNamed(name), blocks)), decoded);
+  }
+  EXPECT_EQ(lines, 8 * static_cast<int>(BlockFormats().size()));
+}
+
+// A short vector with known checksums.
+TEST(QuantizeBlocksTest, KnownVectors) {
+  struct Case {
+    Format format;
+    uint32_t encoded, decoded;
+  };
+  for (const Case& c : {Case{Format::kQ4_0, 0x52e6d2a2, 0xecb37448},
+                        {Format::kQ4_1, 0x5dfc9b25, 0x4dcec4f7},
+                        {Format::kQ5_0, 0x11953fda, 0xbd62dfcc},
+                        {Format::kQ5_1, 0x3789046c, 0xe94f830c},
+                        {Format::kQ8_0, 0xe6723bc0, 0xe2e5bace},
+                        {Format::kQ4K, 0x2bcf1e34, 0x0929e7f9},
+                        {Format::kQ5K, 0x7db04d04, 0x2d639f8f},
+                        {Format::kQ6K, 0x4b84d3c7, 0xcec19162},
+                        {Format::kTQ1_0, 0x77fe6dae, 0xe57e59aa},
+                        {Format::kTQ2_0, 0xe1cebb9f, 0xe57e59aa},
+                        {Format::kMXFP4, 0x84da516c, 0xd145bff8},
+                        {Format::kNVFP4, 0x1afce447, 0xf07da8a5}}) {
+    std::vector<float> values(512);
+    for (int i = 0; i < 512; ++i) {
+      float x = static_cast<float>((i * 40503 + 12345) % 65536 - 32768) / 32768;
+      if (c.format == Format::kTQ1_0 || c.format == Format::kTQ2_0) {
+        x = x > 1.0f / 3 ? 0.75f : x < -1.0f / 3 ? -0.75f : 0;
+      }
+      values[i] = x;
+    }
+    const std::vector<uint8_t> blocks = Encoded(c.format, values);
+    EXPECT_EQ(Crc32(blocks), c.encoded) << InfoOf(c.format).name;
+    EXPECT_EQ(Crc32(Decoded(c.format, blocks)), c.decoded) << InfoOf(c.format).name;
+  }
+}
+
+TEST(QuantizeBlocksTest, NamesTheFirstBlockThatIsNotFinite) {
+  std::vector<float> values(256 * 64, 0.5f);
+  std::vector<uint8_t> blocks(values.size() * 2);
+  for (Format format : BlockFormats()) {
+    const int64_t size = InfoOf(format).values_per_block;
+    std::vector<float> bad = values;
+    bad[size * 5 + 3] = std::numeric_limits<float>::quiet_NaN();
+    bad[size * 40] = std::numeric_limits<float>::infinity();
+    EXPECT_EQ(QuantizeBlocks(format, {bad.data(), static_cast<int64_t>(bad.size())}, blocks.data()), 5);
+  }
+}
+
+// Any range of a row, also from within one block into another row's.
+TEST(QuantizeBlocksTest, DecodeRowStartsAndEndsAnywhere) {
+  const int64_t rows = 3, cols = 768;
+  std::vector<float> values = Values(0);
+  values.resize(rows * cols);
+  for (Format format : BlockFormats()) {
+    const std::vector<uint8_t> blocks = Encoded(format, values);
+    const std::vector<float> all = Decoded(format, blocks);
+    WeightView w;
+    w.format = format;
+    w.rows = rows;
+    w.cols = cols;
+    w.data = blocks.data();
+    for (int64_t begin : {0, 1, 31, 32, 255, 256, 700, 767, 768, 1100}) {
+      for (int64_t count : {0, 1, 5, 32, 255, 256, 300, 600}) {
+        std::vector<float> out(count + 1, 7.0f);
+        DecodeRow(w, begin / cols, begin % cols, count, out.data());
+        EXPECT_EQ(std::memcmp(out.data(), all.data() + begin, count * sizeof(float)), 0)
+            << InfoOf(format).name << " " << begin << " " << count;
+        EXPECT_EQ(out[count], 7.0f);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace thimble
