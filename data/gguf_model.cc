@@ -234,7 +234,8 @@ absl::StatusOr<json> GgufConfig(const GgufHeader& header) {
   config["num_key_value_heads"] = kv_heads;
   config["head_dim"] = head_dim;
   config["vocab_size"] = vocabulary;
-  config["tie_word_embeddings"] = !HasTensor(header, "output.weight");
+  // Where there is an output layer, whether it is the embedding again can only be seen from its bytes.
+  config["tie_word_embeddings"] = true;
   if (arch == "llama") config["attention_bias"] = HasTensor(header, "blk.0.attn_q.bias");
   RETURN_IF_ERROR(ReadRope(header, arch, head_dim, &config));
   RETURN_IF_ERROR(ReadTokenIds(header, vocabulary, &config));

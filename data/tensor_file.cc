@@ -153,6 +153,19 @@ absl::Status CheckLayout(const std::string& path, const std::vector<TensorInfo>&
 
 std::string ShapeText(const std::vector<int64_t>& shape) { return absl::StrCat("[", absl::StrJoin(shape, ", "), "]"); }
 
+int64_t TensorInfo::StoredOffset(int64_t offset) const {
+  if (head_rows == 0) return offset;
+  const int64_t row_bytes = bytes / shape[0], half = head_rows / 2;
+  const int64_t row = offset / row_bytes, in_head = row % head_rows;
+  const int64_t stored = row - in_head + in_head % half * 2 + in_head / half;
+  return stored * row_bytes + offset % row_bytes;
+}
+
+int64_t TensorInfo::BytesToEndOfRow(int64_t offset) const {
+  const int64_t row_bytes = bytes / shape[0];
+  return row_bytes - offset % row_bytes;
+}
+
 absl::StatusOr<std::unique_ptr<TensorFile>> TensorFile::Open(const std::string& path) {
   // Without O_NONBLOCK a named pipe would wait for a writer.
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
@@ -238,14 +251,10 @@ absl::Status TensorFile::ReadBytes(const TensorInfo& tensor, int64_t offset, int
   CHECK(offset >= 0 && bytes >= 0 && offset <= tensor.bytes - bytes) << tensor.name << " " << offset << " " << bytes;
   const int64_t begin = data_begin_ + tensor.begin;
   if (tensor.head_rows == 0) return ReadAt(begin + offset, bytes, out);
-  const int64_t row_bytes = tensor.bytes / tensor.shape[0], half = tensor.head_rows / 2;
   char* next = static_cast<char*>(out);
   for (const int64_t end = offset + bytes; offset < end;) {
-    const int64_t row = offset / row_bytes, within = offset % row_bytes;
-    const int64_t count = std::min(end - offset, row_bytes - within);
-    const int64_t in_head = row % tensor.head_rows;
-    const int64_t stored = row - in_head + in_head % half * 2 + in_head / half;
-    RETURN_IF_ERROR(ReadAt(begin + stored * row_bytes + within, count, next));
+    const int64_t count = std::min(end - offset, tensor.BytesToEndOfRow(offset));
+    RETURN_IF_ERROR(ReadAt(begin + tensor.StoredOffset(offset), count, next));
     next += count;
     offset += count;
   }

@@ -26,6 +26,9 @@ struct TensorInfo {
   // Of q_proj and k_proj in GGUF files of the llama architecture: within each head of this many rows, row 2i + s of the
   // file is row s * head_rows / 2 + i of the tensor. 0: rows lie as they are.
   int64_t head_rows = 0;
+  // Where byte `offset` of the tensor stands among its bytes in the file, and how many from it on stand together.
+  int64_t StoredOffset(int64_t offset) const;
+  int64_t BytesToEndOfRow(int64_t offset) const;
 };
 
 // "[4, 8]"

@@ -1,9 +1,7 @@
 #include "trainer/export.h"
 
 #include <algorithm>
-#include <cmath>
 #include <filesystem>
-#include <map>
 #include <utility>
 #include <vector>
 
@@ -12,6 +10,7 @@
 #include "nlohmann/json.hpp"
 #include "ops/check.h"
 #include "trainer/divergence.h"
+#include "trainer/merged_weight.h"
 #include "trainer/weight_loader.h"
 
 namespace thimble {
@@ -20,39 +19,8 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-// Rows of a weight decoded at a time: bounded memory whatever the width.
-constexpr int64_t kRowsAtOnce = 64;
-
-// out = row `o` of W, or of k (W + scale B A) where the layer has an adapter.
-void MergeRow(const Store& store, const LinearWeights* linear, const WeightView& w, int64_t o, float* out) {
-  DecodeRow(w, o, 0, w.cols, out);
-  if (linear == nullptr || linear->lora_a < 0) return;
-  const Matrix a = store.matrix(linear->lora_a);
-  const Matrix b = store.matrix(linear->lora_b);
-  double norm = 0;
-  for (int64_t i = 0; i < w.cols; ++i) {
-    float delta = 0;
-    for (int64_t r = 0; r < a.rows; ++r) delta += b(o, r) * a(r, i);
-    out[i] += linear->lora_scale * delta;
-    norm += static_cast<double>(out[i]) * out[i];
-  }
-  if (linear->magnitude < 0) return;
-  const float k = store.matrix(linear->magnitude)(0, o) / static_cast<float>(std::sqrt(norm));
-  for (int64_t i = 0; i < w.cols; ++i) out[i] *= k;
-}
-
 bool IsVectorName(const std::string& name) {
   return name.find("norm.weight") != std::string::npos || name.rfind(".bias") == name.size() - 5;
-}
-
-std::vector<StoreId> ModelEntries(const Store& store) {
-  std::vector<StoreId> ids;
-  for (StoreId id = 0; id < static_cast<StoreId>(store.size()); ++id) {
-    const StoreEntry& entry = store.entry(id);
-    const bool kind = entry.category == Category::kWeights || entry.category == Category::kParameters;
-    if (kind && entry.name.find(".lora_") == std::string::npos) ids.push_back(id);
-  }
-  return ids;
 }
 
 const char* DTypeText(TensorDType dtype) {
@@ -87,15 +55,9 @@ absl::Status CarryTokenizer(const std::string& folder, ModelFolderWriter* writer
 
 absl::Status ExportMerged(const Decoder& decoder, const Store& store, const ExportSource& source,
                           const ExportOptions& options, const std::string& out) {
-  std::map<StoreId, const LinearWeights*> linears;
-  for (const LayerWeights& layer : decoder.layers) {
-    for (const LinearWeights* linear : layer.Linears()) {
-      linears[linear->weight] = linear;
-    }
-  }
+  const MergedWeights weights(decoder, store);
   std::vector<TensorSpec> specs;
-  const std::vector<StoreId> ids = ModelEntries(store);
-  for (StoreId id : ids) {
+  for (StoreId id : weights.ids()) {
     const StoreEntry& entry = store.entry(id);
     std::vector<int64_t> shape = {entry.rows, entry.cols};
     if (IsVectorName(entry.name)) shape = {entry.cols};
@@ -104,20 +66,9 @@ absl::Status ExportMerged(const Decoder& decoder, const Store& store, const Expo
   ASSIGN_OR_RETURN(
       const std::unique_ptr<ModelFolderWriter> writer,
       ModelFolderWriter::Create(out, MergedConfig(decoder, source, options.dtype), specs, options.max_shard_bytes));
-  std::vector<float> rows;
-  for (StoreId id : ids) {
-    const StoreEntry& entry = store.entry(id);
-    const auto found = linears.find(id);
-    const LinearWeights* linear = found == linears.end() ? nullptr : found->second;
-    ASSIGN_OR_RETURN(const ReadableWeight weight, store.Read(id));
-    rows.resize(kRowsAtOnce * entry.cols);
-    for (int64_t first = 0; first < entry.rows; first += kRowsAtOnce) {
-      const int64_t count = std::min(kRowsAtOnce, entry.rows - first);
-      for (int64_t r = 0; r < count; ++r) {
-        MergeRow(store, linear, weight.view, first + r, rows.data() + r * entry.cols);
-      }
-      RETURN_IF_ERROR(writer->AppendFloats(entry.name, ConstVector(rows.data(), count * entry.cols)));
-    }
+  for (StoreId id : weights.ids()) {
+    const std::string& name = store.entry(id).name;
+    RETURN_IF_ERROR(weights.ForRows(id, [&](ConstVector rows) { return writer->AppendFloats(name, rows); }));
   }
   if (source.base != nullptr) {
     RETURN_IF_ERROR(writer->CarryFiles(source.base->path()));

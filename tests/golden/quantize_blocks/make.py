@@ -1,15 +1,15 @@
 """Writes expected.txt: CRC-32 of what ggml makes of a million values a kind, for QuantizeBlocksTest.
 
-Needs numpy and llama-cpp-python, whose libggml-base holds the reference encoders and decoders. Run: python make.py
+Needs numpy and llama-cpp-python, whose libggml-base holds the reference encoders and decoders. Run: python make.py [libggml-base.so]
 Columns: "encode" kind format input encoded decoded, and "decode" format input decoded for blocks of any bytes (their
 half-precision scales finite). All but kind and format are hexadecimal.
 """
 import ctypes
 import glob
 import os
+import sys
 import zlib
 
-import llama_cpp
 import numpy as np
 
 COUNT = 256 * 4101
@@ -33,6 +33,10 @@ FORMATS = {
 
 
 def library():
+    if len(sys.argv) > 1:
+        return ctypes.CDLL(sys.argv[1])
+    import llama_cpp
+
     folder = os.path.join(os.path.dirname(llama_cpp.__file__), "lib")
     return ctypes.CDLL(glob.glob(os.path.join(folder, "libggml-base.so*"))[0])
 
@@ -107,6 +111,8 @@ def main():
         array = np.ascontiguousarray(values(kind))
         assert np.isfinite(array).all()
         for name in FORMATS:
+            if kind == 4 and name == "mxfp4":
+                continue  # ggml's exponent wraps around below 2^-125
             blocks = encode(lib, name, array)
             lines.append(f"encode {kind} {name} {crc(array):08x} {crc(blocks):08x} {crc(decode(lib, name, blocks)):08x}\n")
     for name in FORMATS:

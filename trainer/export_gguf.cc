@@ -1,0 +1,258 @@
+#include "trainer/export_gguf.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "data/gguf_model.h"
+#include "data/gguf_tokenizer_writer.h"
+#include "data/gguf_writer.h"
+#include "ops/check.h"
+#include "trainer/merged_weight.h"
+
+namespace thimble {
+namespace {
+
+constexpr uint32_t kNoFileType = 0xffffffff;
+constexpr char kRopeDivisors[] = "rope_freqs.weight";
+
+constexpr GgufMix kMixes[] = {
+    {"f32", TensorDType::kF32, TensorDType::kF32, false, 0},
+    {"f16", TensorDType::kF16, TensorDType::kF16, false, 1},
+    {"bf16", TensorDType::kBF16, TensorDType::kBF16, false, 32},
+    {"q8_0", TensorDType::kQ8_0, TensorDType::kQ8_0, false, 7},
+    {"q4_0", TensorDType::kQ4_0, TensorDType::kQ6K, false, 2},
+    {"q4_1", TensorDType::kQ4_1, TensorDType::kQ6K, false, 3},
+    {"q5_0", TensorDType::kQ5_0, TensorDType::kQ6K, false, 8},
+    {"q5_1", TensorDType::kQ5_1, TensorDType::kQ6K, false, 9},
+    {"q4_k_s", TensorDType::kQ4K, TensorDType::kQ6K, false, 14},
+    {"q4_k_m", TensorDType::kQ4K, TensorDType::kQ6K, true, 15},
+    {"q5_k_s", TensorDType::kQ5K, TensorDType::kQ6K, false, 16},
+    {"q5_k_m", TensorDType::kQ5K, TensorDType::kQ6K, true, 17},
+    {"q6_k", TensorDType::kQ6K, TensorDType::kQ6K, false, 18},
+    {"tq1_0", TensorDType::kTQ1_0, TensorDType::kQ6K, false, 36},
+    {"tq2_0", TensorDType::kTQ2_0, TensorDType::kQ6K, false, 37},
+    {"mxfp4", TensorDType::kMXFP4, TensorDType::kQ8_0, false, kNoFileType},
+    {"nvfp4", TensorDType::kNVFP4, TensorDType::kQ8_0, false, kNoFileType},
+};
+
+// What llama-quantize takes for rows that are no multiple of 256; then F16.
+TensorDType Fitting(TensorDType type, int64_t cols) {
+  const auto fits = [cols](TensorDType t) { return cols % SizeOf(t).elements == 0; };
+  if (fits(type)) return type;
+  TensorDType smaller = TensorDType::kQ4_0;
+  if (type == TensorDType::kQ4K) smaller = TensorDType::kQ5_0;
+  if (type == TensorDType::kQ5K) smaller = TensorDType::kQ5_1;
+  if (type == TensorDType::kQ6K) smaller = TensorDType::kQ8_0;
+  return fits(smaller) ? smaller : TensorDType::kF16;
+}
+
+bool IsVectorName(const std::string& name) {
+  return absl::StrContains(name, "norm.weight") || absl::EndsWith(name, ".bias");
+}
+
+// "llama" for what its loader reads as it does Llama: Mistral too.
+absl::StatusOr<std::string> ArchitectureOf(const DecoderConfig& config) {
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    if (config.windows[layer] == 0 || config.windows[layer] >= config.max_position) continue;
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--format=gguf: layer ", layer, " sees a window of ", config.windows[layer], " tokens (sliding_window), which ",
+        config.model_type, " has not in a GGUF file; export it as safetensors"));
+  }
+  if (config.mlp_bias) {
+    return absl::InvalidArgumentError("--format=gguf: llama.cpp reads no biases of MLP layers (mlp_bias)");
+  }
+  return config.model_type == "mistral" ? "llama" : config.model_type;
+}
+
+absl::Status AddRope(const DecoderConfig& config, const std::string& arch, std::vector<GgufEntry>* entries) {
+  entries->push_back(GgufFloat(arch + ".rope.freq_base", config.rope_theta));
+  entries->push_back(GgufInteger(arch + ".rope.dimension_count", GgufType::kU32, config.head_dim));
+  const RopeScaling& scaling = config.rope_scaling;
+  if (scaling.type != RopeScaling::Type::kLinear && scaling.type != RopeScaling::Type::kYarn) return absl::OkStatus();
+  const bool yarn = scaling.type == RopeScaling::Type::kYarn;
+  entries->push_back(GgufString(arch + ".rope.scaling.type", yarn ? "yarn" : "linear"));
+  entries->push_back(GgufFloat(arch + ".rope.scaling.factor", scaling.factor));
+  if (yarn) {
+    entries->push_back(
+        GgufInteger(arch + ".rope.scaling.original_context_length", GgufType::kU32, scaling.original_max_position));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<GgufEntry>> ModelEntries(const DecoderConfig& config, const ExportSource& source,
+                                                    const GgufMix& mix) {
+  ASSIGN_OR_RETURN(const std::string arch, ArchitectureOf(config));
+  const auto u32 = [](const std::string& key, int64_t value) { return GgufInteger(key, GgufType::kU32, value); };
+  std::vector<GgufEntry> entries = {
+      GgufString("general.architecture", arch),
+      GgufString("general.type", "model"),
+      u32("general.quantization_version", 2),
+      u32(arch + ".context_length", config.max_position),
+      u32(arch + ".embedding_length", config.hidden_dim),
+      u32(arch + ".block_count", config.num_layers),
+      u32(arch + ".feed_forward_length", config.intermediate_dim),
+      u32(arch + ".attention.head_count", config.num_heads),
+      u32(arch + ".attention.head_count_kv", config.num_kv_heads),
+      u32(arch + ".attention.key_length", config.head_dim),
+      u32(arch + ".attention.value_length", config.head_dim),
+      u32(arch + ".vocab_size", config.vocab_size),
+      GgufFloat(arch + ".attention.layer_norm_rms_epsilon", config.rms_norm_eps),
+  };
+  if (mix.file_type != kNoFileType) entries.push_back(u32("general.file_type", mix.file_type));
+  RETURN_IF_ERROR(AddRope(config, arch, &entries));
+  const std::string folder = source.base != nullptr ? source.base->path() : source.tokenizer_folder;
+  ASSIGN_OR_RETURN(const std::vector<GgufEntry> tokenizer, GgufTokenizerEntries(folder, config.vocab_size));
+  int64_t eos = -1;
+  bool has_eot = false;
+  for (const GgufEntry& entry : tokenizer) {
+    if (entry.key == "tokenizer.ggml.eos_token_id") eos = entry.value.integers[0];
+    has_eot = has_eot || entry.key == "tokenizer.ggml.eot_token_id";
+    entries.push_back(entry);
+  }
+  // A second end, which chat models write, ends a turn.
+  for (const int32_t id : config.eos_token_ids) {
+    if (has_eot || id == eos) continue;
+    entries.push_back(u32("tokenizer.ggml.eot_token_id", id));
+    has_eot = true;
+  }
+  return entries;
+}
+
+// What each frequency is divided by, as Llama 3 scales them.
+std::vector<float> RopeDivisors(const DecoderConfig& config) {
+  const RopeScaling& s = config.rope_scaling;
+  const double low = s.low_freq_factor, high = s.high_freq_factor, factor = s.factor;
+  const double original = static_cast<double>(s.original_max_position);
+  std::vector<float> divisors(static_cast<size_t>(config.head_dim / 2));
+  for (size_t i = 0; i < divisors.size(); ++i) {
+    const double exponent = 2 * static_cast<double>(i) / static_cast<double>(config.head_dim);
+    const double wavelength = 2 * M_PI * std::pow(config.rope_theta, exponent);
+    double divisor = factor;
+    if (wavelength < original / high) {
+      divisor = 1;
+    } else if (wavelength <= original / low) {
+      const double t = (original / wavelength - low) / (high - low);
+      divisor = 1 / ((1 - t) / factor + t);
+    }
+    divisors[i] = static_cast<float>(divisor);
+  }
+  return divisors;
+}
+
+absl::StatusOr<GgufTensorSpec> SpecOf(const StoreEntry& entry, const DecoderConfig& config, const GgufMix& mix,
+                                      bool paired) {
+  const std::optional<std::string> name = GgufTensorName(entry.name);
+  if (!name) return absl::InvalidArgumentError(absl::StrCat("--format=gguf: GGUF has no name for ", entry.name));
+  GgufTensorSpec spec;
+  spec.name = *name;
+  if (IsVectorName(entry.name)) {
+    spec.shape = {entry.cols};
+  } else {
+    spec.shape = {entry.rows, entry.cols};
+    spec.dtype = GgufTensorType(mix, entry.name, config.num_layers, entry.cols, config.tie_embeddings);
+  }
+  const bool rotated = absl::StrContains(entry.name, ".q_proj.") || absl::StrContains(entry.name, ".k_proj.");
+  if (paired && rotated) spec.head_rows = config.head_dim;
+  return spec;
+}
+
+}  // namespace
+
+const GgufMix* FindGgufMix(std::string_view name) {
+  const auto found =
+      std::find_if(std::begin(kMixes), std::end(kMixes), [&](const GgufMix& m) { return m.name == name; });
+  return found == std::end(kMixes) ? nullptr : found;
+}
+
+std::vector<std::string> GgufMixNames() {
+  std::vector<std::string> names;
+  for (const GgufMix& mix : kMixes) names.emplace_back(mix.name);
+  return names;
+}
+
+TensorDType GgufTensorType(const GgufMix& mix, const std::string& name, int64_t layers, int64_t cols, bool tied) {
+  const bool embedding = absl::StrContains(name, "embed_tokens");
+  if (absl::StartsWith(name, "lm_head") || (embedding && tied)) return Fitting(mix.more, cols);
+  if (!mix.is_mix || embedding) return Fitting(mix.type, cols);
+  const bool candidate = absl::StrContains(name, ".v_proj.") || absl::StrContains(name, ".down_proj.");
+  int64_t layer = 0;
+  const size_t digits = std::string("model.layers.").size();
+  CHECK(absl::SimpleAtoi(name.substr(digits, name.find('.', digits) - digits), &layer)) << name;
+  const bool more = layer < layers / 8 || layer >= 7 * layers / 8 || (layer - layers / 8) % 3 == 2;
+  return Fitting(candidate && more ? mix.more : mix.type, cols);
+}
+
+absl::Status ExportGguf(const Decoder& decoder, const Store& store, const ExportSource& source, const GgufMix& mix,
+                        const std::string& out) {
+  const DecoderConfig& config = decoder.config;
+  ASSIGN_OR_RETURN(const std::vector<GgufEntry> entries, ModelEntries(config, source, mix));
+  ASSIGN_OR_RETURN(const std::string arch, ArchitectureOf(config));
+  const MergedWeights weights(decoder, store);
+  std::vector<GgufTensorSpec> specs;
+  const bool divided = config.rope_scaling.type == RopeScaling::Type::kLlama3;
+  if (divided) specs.push_back({kRopeDivisors, TensorDType::kF32, {config.head_dim / 2}});
+  for (StoreId id : weights.ids()) {
+    ASSIGN_OR_RETURN(GgufTensorSpec spec, SpecOf(store.entry(id), config, mix, HasPairedRows(arch)));
+    specs.push_back(std::move(spec));
+  }
+  ASSIGN_OR_RETURN(const std::unique_ptr<GgufWriter> writer, GgufWriter::Create(out, entries, specs));
+  if (divided) {
+    const std::vector<float> divisors = RopeDivisors(config);
+    RETURN_IF_ERROR(
+        writer->AppendFloats(kRopeDivisors, ConstVector(divisors.data(), static_cast<int64_t>(divisors.size()))));
+  }
+  for (StoreId id : weights.ids()) {
+    const std::string name = GgufTensorName(store.entry(id).name).value();
+    RETURN_IF_ERROR(weights.ForRows(id, [&](ConstVector rows) { return writer->AppendFloats(name, rows); }));
+  }
+  return writer->Finish();
+}
+
+absl::Status ExportGgufAdapter(const Decoder& decoder, const Store& store, const std::string& out) {
+  const AdapterOptions& adapter = decoder.adapter;
+  if (adapter.rank == 0) return absl::InvalidArgumentError("a GGUF adapter needs a run that trained one");
+  if (adapter.dora) {
+    return absl::InvalidArgumentError("--format=gguf_adapter: llama.cpp applies no DoRA; export the merged model");
+  }
+  ASSIGN_OR_RETURN(const std::string arch, ArchitectureOf(decoder.config));
+  std::vector<GgufTensorSpec> specs;
+  std::vector<std::pair<const LinearWeights*, std::string>> linears;
+  for (const LayerWeights& layer : decoder.layers) {
+    for (const LinearWeights* linear : layer.Linears()) {
+      if (linear->lora_a < 0) continue;
+      const std::string name = GgufTensorName(linear->name + ".weight").value();
+      const StoreEntry& a = store.entry(linear->lora_a);
+      const StoreEntry& b = store.entry(linear->lora_b);
+      specs.push_back({name + ".lora_a", TensorDType::kF32, {a.rows, a.cols}});
+      specs.push_back({name + ".lora_b", TensorDType::kF32, {b.rows, b.cols}});
+      const bool rotated = absl::EndsWith(linear->name, ".q_proj") || absl::EndsWith(linear->name, ".k_proj");
+      if (rotated && HasPairedRows(arch)) specs.back().head_rows = decoder.config.head_dim;
+      linears.emplace_back(linear, name);
+    }
+  }
+  const float alpha = static_cast<float>(adapter.alpha);
+  ASSIGN_OR_RETURN(const std::unique_ptr<GgufWriter> writer,
+                   GgufWriter::Create(out,
+                                      {GgufString("general.type", "adapter"), GgufString("general.architecture", arch),
+                                       GgufString("adapter.type", "lora"), GgufFloat("adapter.lora.alpha", alpha)},
+                                      specs));
+  std::vector<float> scaled;
+  for (const auto& [linear, name] : linears) {
+    const Vector a = store.vector(linear->lora_a), b = store.vector(linear->lora_b);
+    RETURN_IF_ERROR(writer->AppendFloats(name + ".lora_a", a));
+    // llama.cpp scales by alpha / rank; whatever else a layer has (rsLoRA, a pattern) goes into B.
+    const float applied = alpha / static_cast<float>(store.entry(linear->lora_a).rows);
+    scaled.assign(b.data, b.data + b.size);
+    if (applied != linear->lora_scale) {
+      for (float& value : scaled) value *= linear->lora_scale / applied;
+    }
+    RETURN_IF_ERROR(writer->AppendFloats(name + ".lora_b", ConstVector(scaled.data(), b.size)));
+  }
+  return writer->Finish();
+}
+
+}  // namespace thimble

@@ -1,0 +1,61 @@
+#include "trainer/merged_weight.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "ops/check.h"
+
+namespace thimble {
+namespace {
+
+// Rows of a weight decoded at a time: bounded memory whatever the width.
+constexpr int64_t kRowsAtOnce = 64;
+
+// out = row `o` of W, or of k (W + scale B A) where the layer has an adapter.
+void MergeRow(const Store& store, const LinearWeights* linear, const WeightView& w, int64_t o, float* out) {
+  DecodeRow(w, o, 0, w.cols, out);
+  if (linear == nullptr || linear->lora_a < 0) return;
+  const Matrix a = store.matrix(linear->lora_a);
+  const Matrix b = store.matrix(linear->lora_b);
+  double norm = 0;
+  for (int64_t i = 0; i < w.cols; ++i) {
+    float delta = 0;
+    for (int64_t r = 0; r < a.rows; ++r) delta += b(o, r) * a(r, i);
+    out[i] += linear->lora_scale * delta;
+    norm += static_cast<double>(out[i]) * out[i];
+  }
+  if (linear->magnitude < 0) return;
+  const float k = store.matrix(linear->magnitude)(0, o) / static_cast<float>(std::sqrt(norm));
+  for (int64_t i = 0; i < w.cols; ++i) out[i] *= k;
+}
+
+}  // namespace
+
+MergedWeights::MergedWeights(const Decoder& decoder, const Store& store) : store_(store) {
+  for (const LayerWeights& layer : decoder.layers) {
+    for (const LinearWeights* linear : layer.Linears()) linears_[linear->weight] = linear;
+  }
+  for (StoreId id = 0; id < static_cast<StoreId>(store.size()); ++id) {
+    const StoreEntry& entry = store.entry(id);
+    const bool kind = entry.category == Category::kWeights || entry.category == Category::kParameters;
+    if (kind && entry.name.find(".lora_") == std::string::npos) ids_.push_back(id);
+  }
+}
+
+absl::Status MergedWeights::ForRows(StoreId id, absl::FunctionRef<absl::Status(ConstVector rows)> use) const {
+  const StoreEntry& entry = store_.entry(id);
+  const auto found = linears_.find(id);
+  const LinearWeights* linear = found == linears_.end() ? nullptr : found->second;
+  ASSIGN_OR_RETURN(const ReadableWeight weight, store_.Read(id));
+  std::vector<float> rows(kRowsAtOnce * entry.cols);
+  for (int64_t first = 0; first < entry.rows; first += kRowsAtOnce) {
+    const int64_t count = std::min(kRowsAtOnce, entry.rows - first);
+    for (int64_t r = 0; r < count; ++r) {
+      MergeRow(store_, linear, weight.view, first + r, rows.data() + r * entry.cols);
+    }
+    RETURN_IF_ERROR(use(ConstVector(rows.data(), count * entry.cols)));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace thimble
