@@ -55,6 +55,9 @@ class GgufHeader {
   // found, where it is missing or of another type.
   absl::StatusOr<int64_t> Integer(const std::string& key, int64_t low, int64_t high) const;
   absl::StatusOr<int64_t> Integer(const std::string& key, int64_t low, int64_t high, int64_t absent) const;
+  // The id of a token below `count`; -1 where there is no such key or it holds u32's largest number, as files have it
+  // for none.
+  absl::StatusOr<int64_t> TokenId(const std::string& key, int64_t count) const;
   absl::StatusOr<double> Float(const std::string& key, double absent) const;
   absl::StatusOr<bool> Bool(const std::string& key, bool absent) const;
   absl::StatusOr<std::string> String(const std::string& key, const std::string& absent) const;

@@ -157,16 +157,14 @@ absl::StatusOr<int64_t> VocabularySize(const GgufHeader& header, const std::stri
 absl::Status ReadTokenIds(const GgufHeader& header, int64_t vocabulary, json* config) {
   json ends = json::array();
   for (const char* name : {"eos", "eot"}) {
-    const std::string key = absl::StrCat("tokenizer.ggml.", name, "_token_id");
-    if (header.Find(key) == nullptr) continue;
-    ASSIGN_OR_RETURN(const int64_t id, header.Integer(key, 0, vocabulary - 1));
+    ASSIGN_OR_RETURN(const int64_t id, header.TokenId(absl::StrCat("tokenizer.ggml.", name, "_token_id"), vocabulary));
+    if (id < 0) continue;
     if (std::find(ends.begin(), ends.end(), json(id)) == ends.end()) ends.push_back(id);
   }
   if (ends.size() == 1) (*config)["eos_token_id"] = ends[0];
   if (ends.size() > 1) (*config)["eos_token_id"] = ends;
-  if (header.Find("tokenizer.ggml.bos_token_id") != nullptr) {
-    ASSIGN_OR_RETURN((*config)["bos_token_id"], header.Integer("tokenizer.ggml.bos_token_id", 0, vocabulary - 1));
-  }
+  ASSIGN_OR_RETURN(const int64_t bos, header.TokenId("tokenizer.ggml.bos_token_id", vocabulary));
+  if (bos >= 0) (*config)["bos_token_id"] = bos;
   return absl::OkStatus();
 }
 

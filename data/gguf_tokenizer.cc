@@ -53,7 +53,7 @@ absl::StatusOr<Tokens> ReadTokens(const GgufHeader& header) {
 
 // -1 where the file names none.
 absl::StatusOr<int64_t> TokenId(const GgufHeader& header, const Tokens& tokens, const std::string& name) {
-  return header.Integer(Key(name + "_token_id"), 0, static_cast<int64_t>(tokens.texts->size()) - 1, -1);
+  return header.TokenId(Key(name + "_token_id"), static_cast<int64_t>(tokens.texts->size()));
 }
 
 absl::StatusOr<bool> AddsBos(const GgufHeader& header, const Tokens& tokens) {

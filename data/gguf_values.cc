@@ -53,6 +53,13 @@ absl::StatusOr<int64_t> GgufHeader::Integer(const std::string& key, int64_t low,
   return Integer(key, low, high);
 }
 
+absl::StatusOr<int64_t> GgufHeader::TokenId(const std::string& key, int64_t count) const {
+  const GgufValue* value = Find(key);
+  const bool none = value == nullptr || (IsInteger(*value) && value->integers[0] == int64_t{0xffffffff});
+  if (none) return -1;
+  return Integer(key, 0, count - 1);
+}
+
 absl::StatusOr<double> GgufHeader::Float(const std::string& key, double absent) const {
   const GgufValue* value = Find(key);
   if (value == nullptr) return absent;

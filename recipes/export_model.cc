@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "data/file.h"
+#include "data/gguf_header.h"
 #include "data/quantize_folder.h"
 #include "data/tensor_file.h"
 #include "ops/check.h"
@@ -111,7 +112,7 @@ void CountMerges(const ModelSession& model, ExportReport* report) {
     for (const LinearWeights* linear : layer.Linears()) {
       if (linear->lora_a >= 0 && !report->adapter) ++report->merged;
       const Format format = model.store.entry(linear->weight).view.format;
-      if (!Is4Bit(format)) continue;
+      if (IsPlain(format)) continue;
       ++report->decoded;
       report->block_type = std::string(InfoOf(format).name);
     }
@@ -121,10 +122,16 @@ void CountMerges(const ModelSession& model, ExportReport* report) {
 absl::Status CountFiles(const std::string& folder, ExportReport* report) {
   std::error_code error;
   for (const auto& entry : fs::directory_iterator(folder, error)) {
-    if (entry.path().extension() != ".safetensors") continue;
+    const bool gguf = entry.path().extension() == ".gguf";
+    if (entry.path().extension() != ".safetensors" && !gguf) continue;
+    report->bytes += static_cast<int64_t>(fs::file_size(entry.path(), error));
+    if (gguf) {
+      ASSIGN_OR_RETURN(const GgufHeader header, ReadGgufHeader(entry.path().string()));
+      report->tensors += static_cast<int64_t>(header.tensors().size());
+      continue;
+    }
     ASSIGN_OR_RETURN(const std::unique_ptr<TensorFile> file, TensorFile::Open(entry.path().string()));
     report->tensors += static_cast<int64_t>(file->tensors().size());
-    report->bytes += static_cast<int64_t>(fs::file_size(entry.path(), error));
   }
   return absl::OkStatus();
 }
@@ -146,6 +153,25 @@ absl::Status CheckAdapter(const Store& store, const std::string& folder) {
     }
   }
   return absl::OkStatus();
+}
+
+absl::Status MakeFolder(const std::string& path) {
+  std::error_code error;
+  fs::create_directories(path, error);
+  if (!error) return absl::OkStatus();
+  return absl::PermissionDeniedError(absl::StrCat("cannot create ", path, ": ", error.message()));
+}
+
+// Written and read back.
+absl::Status WriteAdapter(const ModelSession& model, const ExportRequest& request, const std::string& out) {
+  if (!request.gguf) {
+    RETURN_IF_ERROR(ExportPeft(model.decoder, model.store, model.Source(), out));
+    return CheckAdapter(model.store, out);
+  }
+  RETURN_IF_ERROR(MakeFolder(out));
+  const std::string file = out + "/adapter.gguf";
+  RETURN_IF_ERROR(ExportGgufAdapter(model.decoder, model.store, file));
+  return CheckGgufAdapter(model.decoder, model.store, file);
 }
 
 // The engine of the model as it was trained, from the request or made.
@@ -213,6 +239,24 @@ absl::Status MeasureAdapter(ModelSession* model, const ExportRequest& request, E
   return absl::OkStatus();
 }
 
+// Merged and rounded or quantised in one step, and measured.
+absl::Status WriteGguf(ModelSession* model, const ExportRequest& request, const std::string& out,
+                       ExportReport* report) {
+  const GgufMix* mix = request.gguf_mix != nullptr ? request.gguf_mix : FindGgufMix(report->dtype);
+  report->dtype = std::string(mix->name);
+  ASSIGN_OR_RETURN(const HeldOut rows, FindHeldOut(model, request));
+  RETURN_IF_ERROR(MakeFolder(out));
+  const std::string file = out + "/model.gguf";
+  RETURN_IF_ERROR(ExportGguf(model->decoder, model->store, model->Source(), *mix, file));
+  if (rows.stream == nullptr) {
+    report->not_measured = "no rows were given";
+    return absl::OkStatus();
+  }
+  const TrainedEngine trained(model, rows, request);
+  const char* step = IsBlockType(mix->type) ? "quantised" : "merged";
+  return Measure(model, rows, request, trained.engine, file, {step, report->dtype, {}}, report);
+}
+
 // Merged, and where it is asked for quantised, each measured behind its step.
 absl::Status WriteWeights(ModelSession* model, const ExportRequest& request, const std::string& out,
                           ExportReport* report) {
@@ -247,16 +291,17 @@ absl::StatusOr<ExportReport> ExportModel(ModelSession* model, const ExportReques
   report.dtype = request.options.dtype == TensorDType::kF32   ? "f32"
                  : request.options.dtype == TensorDType::kF16 ? "f16"
                                                               : "bf16";
+  report.gguf = request.gguf;
   if (model->base != nullptr) report.base = model->base->path();
   CountMerges(*model, &report);
   FolderBeside beside(request.out, ".thimble-new");
   if (request.adapter) {
     report.dtype = "f32";
-    RETURN_IF_ERROR(ExportPeft(model->decoder, model->store, model->Source(), beside.path()));
-    RETURN_IF_ERROR(CheckAdapter(model->store, beside.path()));
+    RETURN_IF_ERROR(WriteAdapter(*model, request, beside.path()));
     RETURN_IF_ERROR(MeasureAdapter(model, request, &report));
   } else {
-    RETURN_IF_ERROR(WriteWeights(model, request, beside.path(), &report));
+    const auto write = request.gguf ? WriteGguf : WriteWeights;
+    RETURN_IF_ERROR(write(model, request, beside.path(), &report));
     report.verdict = JudgeSteps(report.steps, request.options);
   }
   report.memory.Add(model->store);

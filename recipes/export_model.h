@@ -12,11 +12,14 @@
 #include "recipes/forward_memory.h"
 #include "recipes/session.h"
 #include "trainer/export.h"
+#include "trainer/export_gguf.h"
 
 namespace thimble {
 
 struct ExportRequest {
-  bool adapter = false;  // a PEFT adapter instead of whole weights
+  bool adapter = false;               // the adapter instead of whole weights: PEFT's, or as GGUF
+  bool gguf = false;                  // model.gguf or adapter.gguf instead of safetensors
+  const GgufMix* gguf_mix = nullptr;  // of whole weights as GGUF; null: options.dtype
   // kNF4 or kFP4: the merged weights are quantised as `thimble quantize` does it.
   std::optional<Format> quantize;
   ExportOptions options;
@@ -38,12 +41,13 @@ struct ExportStep {
 struct ExportReport {
   std::string path;
   bool adapter = false;
-  std::string dtype;       // "bf16"
+  bool gguf = false;
+  std::string dtype;       // "bf16", "q4_k_m"
   std::string base;        // the folder the weights came from; empty: trained from scratch
   int64_t tensors = 0;     // written
   int64_t bytes = 0;       // of the files with tensors
   int64_t merged = 0;      // linear layers whose adapter went into the weight
-  int64_t decoded = 0;     // linear layers decoded from 4 bits
+  int64_t decoded = 0;     // linear layers decoded from blocks
   std::string block_type;  // "nf4": of these
   std::string compared_over;
   ForwardMemory memory;

@@ -73,7 +73,7 @@ std::string FormatExportReport(const ExportReport& report, const ExportOptions& 
 Json ExportReportJson(const ExportReport& report, const ExportOptions& limits) {
   Json json;
   json["path"] = report.path;
-  json["format"] = report.adapter ? "peft" : "safetensors";
+  json["format"] = report.gguf ? (report.adapter ? "gguf_adapter" : "gguf") : report.adapter ? "peft" : "safetensors";
   json["dtype"] = report.dtype;
   json["base"] = nullptr;
   if (!report.base.empty()) json["base"] = report.base;

@@ -212,6 +212,42 @@ absl::Status ExportGguf(const Decoder& decoder, const Store& store, const Export
   return writer->Finish();
 }
 
+namespace {
+
+// A tensor of an adapter file and its values.
+struct AdapterTensor {
+  GgufTensorSpec spec;
+  std::vector<float> values;
+};
+
+std::vector<AdapterTensor> AdapterTensors(const Decoder& decoder, const Store& store, bool paired) {
+  std::vector<AdapterTensor> tensors;
+  const float alpha = static_cast<float>(decoder.adapter.alpha);
+  for (const LayerWeights& layer : decoder.layers) {
+    for (const LinearWeights* linear : layer.Linears()) {
+      if (linear->lora_a < 0) continue;
+      const std::string name = GgufTensorName(linear->name + ".weight").value();
+      const Matrix a = store.matrix(linear->lora_a), b = store.matrix(linear->lora_b);
+      AdapterTensor low{{name + ".lora_a", TensorDType::kF32, {a.rows, a.cols}}, {}};
+      low.values.assign(a.data, a.data + a.rows * a.cols);
+      AdapterTensor high{{name + ".lora_b", TensorDType::kF32, {b.rows, b.cols}}, {}};
+      high.values.assign(b.data, b.data + b.rows * b.cols);
+      const bool rotated = absl::EndsWith(linear->name, ".q_proj") || absl::EndsWith(linear->name, ".k_proj");
+      if (rotated && paired) high.spec.head_rows = decoder.config.head_dim;
+      // llama.cpp scales by alpha / rank; whatever else a layer has (rsLoRA, a pattern) goes into B.
+      const float applied = alpha / static_cast<float>(a.rows);
+      if (applied != linear->lora_scale) {
+        for (float& value : high.values) value *= linear->lora_scale / applied;
+      }
+      tensors.push_back(std::move(low));
+      tensors.push_back(std::move(high));
+    }
+  }
+  return tensors;
+}
+
+}  // namespace
+
 absl::Status ExportGgufAdapter(const Decoder& decoder, const Store& store, const std::string& out) {
   const AdapterOptions& adapter = decoder.adapter;
   if (adapter.rank == 0) return absl::InvalidArgumentError("a GGUF adapter needs a run that trained one");
@@ -219,40 +255,40 @@ absl::Status ExportGgufAdapter(const Decoder& decoder, const Store& store, const
     return absl::InvalidArgumentError("--format=gguf_adapter: llama.cpp applies no DoRA; export the merged model");
   }
   ASSIGN_OR_RETURN(const std::string arch, ArchitectureOf(decoder.config));
+  const std::vector<AdapterTensor> tensors = AdapterTensors(decoder, store, HasPairedRows(arch));
   std::vector<GgufTensorSpec> specs;
-  std::vector<std::pair<const LinearWeights*, std::string>> linears;
-  for (const LayerWeights& layer : decoder.layers) {
-    for (const LinearWeights* linear : layer.Linears()) {
-      if (linear->lora_a < 0) continue;
-      const std::string name = GgufTensorName(linear->name + ".weight").value();
-      const StoreEntry& a = store.entry(linear->lora_a);
-      const StoreEntry& b = store.entry(linear->lora_b);
-      specs.push_back({name + ".lora_a", TensorDType::kF32, {a.rows, a.cols}});
-      specs.push_back({name + ".lora_b", TensorDType::kF32, {b.rows, b.cols}});
-      const bool rotated = absl::EndsWith(linear->name, ".q_proj") || absl::EndsWith(linear->name, ".k_proj");
-      if (rotated && HasPairedRows(arch)) specs.back().head_rows = decoder.config.head_dim;
-      linears.emplace_back(linear, name);
-    }
-  }
-  const float alpha = static_cast<float>(adapter.alpha);
-  ASSIGN_OR_RETURN(const std::unique_ptr<GgufWriter> writer,
-                   GgufWriter::Create(out,
-                                      {GgufString("general.type", "adapter"), GgufString("general.architecture", arch),
-                                       GgufString("adapter.type", "lora"), GgufFloat("adapter.lora.alpha", alpha)},
-                                      specs));
-  std::vector<float> scaled;
-  for (const auto& [linear, name] : linears) {
-    const Vector a = store.vector(linear->lora_a), b = store.vector(linear->lora_b);
-    RETURN_IF_ERROR(writer->AppendFloats(name + ".lora_a", a));
-    // llama.cpp scales by alpha / rank; whatever else a layer has (rsLoRA, a pattern) goes into B.
-    const float applied = alpha / static_cast<float>(store.entry(linear->lora_a).rows);
-    scaled.assign(b.data, b.data + b.size);
-    if (applied != linear->lora_scale) {
-      for (float& value : scaled) value *= linear->lora_scale / applied;
-    }
-    RETURN_IF_ERROR(writer->AppendFloats(name + ".lora_b", ConstVector(scaled.data(), b.size)));
+  for (const AdapterTensor& tensor : tensors) specs.push_back(tensor.spec);
+  const std::vector<GgufEntry> entries = {GgufString("general.type", "adapter"),
+                                          GgufString("general.architecture", arch), GgufString("adapter.type", "lora"),
+                                          GgufFloat("adapter.lora.alpha", static_cast<float>(adapter.alpha))};
+  ASSIGN_OR_RETURN(const std::unique_ptr<GgufWriter> writer, GgufWriter::Create(out, entries, specs));
+  for (const AdapterTensor& tensor : tensors) {
+    RETURN_IF_ERROR(writer->AppendFloats(
+        tensor.spec.name, ConstVector(tensor.values.data(), static_cast<int64_t>(tensor.values.size()))));
   }
   return writer->Finish();
+}
+
+absl::Status CheckGgufAdapter(const Decoder& decoder, const Store& store, const std::string& path) {
+  ASSIGN_OR_RETURN(const GgufHeader header, ReadGgufHeader(path));
+  ASSIGN_OR_RETURN(const std::string arch, ArchitectureOf(decoder.config));
+  const std::vector<AdapterTensor> expected = AdapterTensors(decoder, store, HasPairedRows(arch));
+  std::vector<TensorInfo> infos = header.tensors();
+  bool same = infos.size() == expected.size();
+  for (size_t i = 0; same && i < infos.size(); ++i) infos[i].head_rows = expected[i].spec.head_rows;
+  ASSIGN_OR_RETURN(const std::unique_ptr<TensorFile> file,
+                   TensorFile::OpenTable(path, header.data_begin(), std::move(infos)));
+  std::vector<float> values;
+  for (size_t i = 0; same && i < expected.size(); ++i) {
+    const TensorInfo& info = file->tensors()[i];
+    same = info.name == expected[i].spec.name && info.shape == expected[i].spec.shape;
+    if (!same) break;
+    values.resize(static_cast<size_t>(info.elements));
+    RETURN_IF_ERROR(file->ReadFloats(info, 0, info.elements, values.data()));
+    same = values == expected[i].values;
+  }
+  if (same) return absl::OkStatus();
+  return absl::DataLossError(path + ": the adapter read back differs from the trained one; is the disk damaged?");
 }
 
 }  // namespace thimble

@@ -37,5 +37,7 @@ absl::Status ExportGguf(const Decoder& decoder, const Store& store, const Export
 
 // Writes the adapter alone, in F32. InvalidArgument for DoRA, which llama.cpp does not apply.
 absl::Status ExportGgufAdapter(const Decoder& decoder, const Store& store, const std::string& out);
+// DataLoss unless the file holds what ExportGgufAdapter writes, bit for bit.
+absl::Status CheckGgufAdapter(const Decoder& decoder, const Store& store, const std::string& path);
 
 }  // namespace thimble

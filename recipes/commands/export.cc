@@ -2,8 +2,11 @@
 #include <gflags/gflags.h>
 
 #include <cstdio>
+#include <string>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "ops/check.h"
 #include "recipes/commands/commands.h"
 #include "recipes/commands/flags.h"
@@ -12,7 +15,9 @@
 #include "recipes/nearest_name.h"
 #include "recipes/recipe_options.h"
 
-DEFINE_string(dtype, "", "Type of the weights: bf16, f16 or f32. Empty: the run's output.export.dtype, or bf16.");
+DEFINE_string(dtype, "",
+              "Type of the weights: bf16, f16 or f32, of GGUF files also others. Empty: the run's output.export.dtype, "
+              "or bf16.");
 DEFINE_double(max_kl, 0.05, "Limit of the mean KL divergence, in nats. A run's recipe may state another.");
 DEFINE_double(min_agreement, 0.9, "Limit of the share of equal top tokens. A run's recipe may state another.");
 
@@ -20,21 +25,32 @@ namespace thimble {
 namespace {
 
 absl::Status ReadFormat(ExportRequest* request) {
-  if (FLAGS_format == "peft") {
+  request->gguf = FLAGS_format == "gguf" || FLAGS_format == "gguf_adapter";
+  if (FLAGS_format == "peft" || FLAGS_format == "gguf_adapter") {
     request->adapter = true;
     if (IsGiven("dtype")) return absl::InvalidArgumentError("--dtype: an adapter is always written in f32");
     return absl::OkStatus();
   }
-  if (FLAGS_format.empty() || FLAGS_format == "safetensors") return absl::OkStatus();
+  if (FLAGS_format.empty() || FLAGS_format == "safetensors" || request->gguf) return absl::OkStatus();
   if (FLAGS_format == "nf4" || FLAGS_format == "fp4") {
     request->quantize = FLAGS_format == "nf4" ? Format::kNF4 : Format::kFP4;
     return absl::OkStatus();
   }
   const char* formats =
-      "safetensors (a Hugging Face folder with whole weights), nf4 or fp4 (the same in 4 bits) or peft (an adapter "
-      "folder)";
-  return absl::InvalidArgumentError(absl::StrCat("--format: found '", FLAGS_format, "', expected ", formats,
-                                                 DidYouMean(FLAGS_format, {"safetensors", "nf4", "fp4", "peft"})));
+      "safetensors (a Hugging Face folder with whole weights), nf4 or fp4 (the same in 4 bits), gguf (the same for "
+      "llama.cpp), peft (an adapter folder) or gguf_adapter (an adapter for llama.cpp)";
+  return absl::InvalidArgumentError(
+      absl::StrCat("--format: found '", FLAGS_format, "', expected ", formats,
+                   DidYouMean(FLAGS_format, {"safetensors", "nf4", "fp4", "gguf", "peft", "gguf_adapter"})));
+}
+
+absl::Status ReadGgufType(ExportRequest* request) {
+  if (FLAGS_dtype.empty()) return absl::OkStatus();
+  request->gguf_mix = FindGgufMix(FLAGS_dtype);
+  if (request->gguf_mix != nullptr) return absl::OkStatus();
+  const std::vector<std::string> names = GgufMixNames();
+  return absl::InvalidArgumentError(absl::StrCat("--dtype: found '", FLAGS_dtype, "', expected one of ",
+                                                 absl::StrJoin(names, ", "), DidYouMean(FLAGS_dtype, names)));
 }
 
 absl::Status ReadDType(ExportOptions* options) {
@@ -55,7 +71,7 @@ absl::Status ReadDType(ExportOptions* options) {
 absl::StatusOr<ExportRequest> RequestFromFlags(const CommandLine& line) {
   ExportRequest request;
   RETURN_IF_ERROR(ReadFormat(&request));
-  RETURN_IF_ERROR(ReadDType(&request.options));
+  RETURN_IF_ERROR(request.gguf ? ReadGgufType(&request) : ReadDType(&request.options));
   ASSIGN_OR_RETURN(request.options.max_shard_bytes, ShardBytesFromFlag());
   ASSIGN_OR_RETURN(request.out, NewFolderFromFlag());
   request.data = line.Values("data");
@@ -78,7 +94,8 @@ absl::Status RunExport(const CommandLine& line) {
   ASSIGN_OR_RETURN(ExportRequest request, RequestFromFlags(line));
   const bool is_run = IsRunFolder(path);
   if (!is_run && request.adapter) {
-    return absl::InvalidArgumentError(absl::StrCat(path, ": --format=peft needs a run that trained an adapter"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, ": --format=", FLAGS_format, " needs a run that trained an adapter"));
   }
   if (!is_run && FLAGS_best) return absl::InvalidArgumentError(absl::StrCat(path, ": --best needs a run"));
   ASSIGN_OR_RETURN(const std::unique_ptr<ModelSession> model, OpenModel(path, FLAGS_best));
@@ -106,9 +123,13 @@ Command ExportCommand() {
       "model folder: the same model in another dtype, in other shards, or decoded from\n"
       "4 bits.\n"
       "--format=nf4 or fp4: the same, then quantised as thimble quantize does it.\n"
-      "--format=peft: a run's adapter. The files are read back and compared with the\n"
-      "model over the recipe's held-out rows or --data, behind every step; the figures\n"
-      "go into the folder as quality.json and as a model card, README.md. Above a\n"
+      "--format=gguf: model.gguf for llama.cpp; its --dtype may also be q8_0, q4_0,\n"
+      "q4_1, q5_0, q5_1, q4_k_s, q4_k_m, q5_k_s, q5_k_m, q6_k, tq1_0, tq2_0, mxfp4 or\n"
+      "nvfp4.\n"
+      "--format=peft, --format=gguf_adapter: a run's adapter.\n"
+      "What is written is read back and compared with the model over the recipe's\n"
+      "held-out rows or --data, behind every step; the figures go\n"
+      "into the folder as quality.json and as a model card, README.md. Above a\n"
       "limit, exit code 1 and the step that lost it; whatever fails leaves nothing\n"
       "behind. JSON: path, format, dtype, base, tensors, bytes, merged_layers,\n"
       "decoded_layers, decoded_format, memory.{planned_bytes,measured_bytes},\n"
@@ -117,7 +138,8 @@ Command ExportCommand() {
       "kl_max and top1_agreement of each step.";
   command.example =
       "  thimble export runs/first --format=safetensors --out=merged\n"
-      "  thimble export runs/first --format=peft --out=adapter --best";
+      "  thimble export runs/first --format=peft --out=adapter --best\n"
+      "  thimble export runs/first --format=gguf --dtype=q4_k_m --out=first";
   command.min_arguments = 1;
   command.max_arguments = 1;
   command.flags = {"format", "out", "dtype", "max_shard_size", "best", "data", "max_kl", "min_agreement", "json"};

@@ -201,10 +201,10 @@ Command InspectCommand() {
   command.usage = "FILE|FOLDER|RECIPE";
   command.description =
       "A safetensors or GGUF file or a Hugging Face folder: its config or metadata, and\n"
-      "every tensor's name, type, shape and size. The file is checked as a whole. A recipe (.yaml):\n"
-      "the recipe with all defaults filled in, checked. With --json the keys are\n"
-      "config, metadata, dtypes and tensors (name, dtype, shape, bytes, file); for a\n"
-      "recipe those of the recipe.";
+      "every tensor's name, type, shape and size. The file is checked as a whole. A\n"
+      "recipe (.yaml): the recipe with all defaults filled in, checked. With --json the\n"
+      "keys are config, metadata, dtypes and tensors (name, dtype, shape, bytes, file);\n"
+      "for a recipe those of the recipe.";
   command.example =
       "  thimble inspect model.safetensors\n"
       "  thimble inspect recipes/qlora.yaml --set adapter.rank=32";

@@ -43,7 +43,8 @@ std::vector<GgufEntry> TinyEntries() {
           GgufFloats("tokenizer.ggml.scores", {0, 0, 0, -9, -9, -9, -1, -2}),
           GgufIntegers("tokenizer.ggml.token_type", GgufType::kI32, {2, 3, 3, 1, 1, 1, 1, 1}),
           U32("tokenizer.ggml.bos_token_id", 1),
-          U32("tokenizer.ggml.eos_token_id", 2)};
+          U32("tokenizer.ggml.eos_token_id", 2),
+          U32("tokenizer.ggml.padding_token_id", 0xffffffff)};  // as some files say none
 }
 
 class GgufTest : public TestFolder {
@@ -179,7 +180,7 @@ TEST_F(GgufTest, DamagedFilesAreRefused) {
   ExpectRefused(with(tensor + 4, std::string("\x1f", 1)), "is Q8_0 with rows of 31, expected a multiple of 32");
   ExpectRefused(with(tensor + 4, std::string("\0", 1)), "of size 0");
   ExpectRefused(with(tensor + 10, std::string("\1", 1)), "reaches past the end of the file");
-  ExpectRefused(with(tensor + 11, std::string("\1", 1)), "too many elements");
+  ExpectRefused(with(tensor + 11, std::string("\x80", 1)), "too many elements");
   ExpectRefused(with(tensor + 20, std::string("\x0a", 1)), "is of ggml's type 10 (Q2_K)");
   ExpectRefused(with(tensor + 24, std::string("\1", 1)), "begins at byte 257 of the data, expected 256");
   ExpectRefused(with(tensor - 19, "blk.0.attn_v"), "tensor \"blk.0.attn_v.weight\" is there twice");

@@ -183,9 +183,40 @@ TEST_F(ExportCommandTest, DecodesAQuantisedFolder) {
   EXPECT_LT(std::sqrt(error / norm), 0.12) << "nf4 loses about a tenth";
 }
 
+// To GGUF and back: the same weights and the same tokens.
+TEST_F(ExportCommandTest, GgufHoldsTheWholeModel) {
+  ASSERT_EQ(Thimble({"export", Path("base"), "--format=gguf", "--dtype=f32", "--out", Path("gguf")}), 0) << err_;
+  EXPECT_EQ(Thimble({"export", Path("base"), "--dtype=f32", "--out", Path("folder")}), 0) << err_;
+  ASSERT_EQ(Thimble({"export", Path("gguf/model.gguf"), "--dtype=f32", "--out", Path("back")}), 0) << err_;
+  EXPECT_EQ(Values(Path("back"), kQuery), Values(Path("folder"), kQuery));
+  std::string tokens;
+  for (const std::string& model : {Path("folder"), Path("back"), Path("gguf/model.gguf")}) {
+    ASSERT_EQ(Thimble({"tokenize", model, "--file=" + Path("rows.jsonl")}), 0) << err_;
+    if (tokens.empty()) tokens = out_;
+    EXPECT_EQ(out_, tokens) << model;
+  }
+  // Quantised: the read-back is measured, and a limit is kept.
+  const std::vector<std::string> words = {"export",       Path("base"), "--format=gguf",
+                                          "--dtype=q8_0", "--json",     "--data=" + Path("rows.jsonl")};
+  std::vector<std::string> strict = words;
+  strict.insert(strict.end(), {"--out=" + Path("strict"), "--max_kl=0"});
+  EXPECT_EQ(Thimble(strict), 1);
+  EXPECT_FALSE(std::filesystem::exists(Path("strict")));
+  std::vector<std::string> loose = words;
+  loose.insert(loose.end(), {"--out=" + Path("loose"), "--max_kl=1", "--min_agreement=0"});
+  ASSERT_EQ(Thimble(loose), 0) << err_;
+  EXPECT_EQ(Json()["format"], "gguf");
+  EXPECT_EQ(Json()["dtype"], "q8_0");
+  EXPECT_GT(Json()["quality"]["mean_kl"], 0);
+}
+
 TEST_F(ExportCommandTest, RefusesWhatItDoesNotKnow) {
-  EXPECT_EQ(Thimble({"export", Path("base"), "--out", Path("x"), "--format=gguf"}), 2);
-  EXPECT_THAT(err_, HasSubstr("found 'gguf', expected safetensors"));
+  EXPECT_EQ(Thimble({"export", Path("base"), "--out", Path("x"), "--format=onnx"}), 2);
+  EXPECT_THAT(err_, HasSubstr("found 'onnx', expected safetensors"));
+  EXPECT_EQ(Thimble({"export", Path("base"), "--out", Path("x"), "--format=gguf", "--dtype=q4_km"}), 2);
+  EXPECT_THAT(err_, HasSubstr("did you mean 'q4_k_m'?"));
+  EXPECT_EQ(Thimble({"export", Path("base"), "--out", Path("x"), "--format=gguf_adapter"}), 2);
+  EXPECT_THAT(err_, HasSubstr("needs a run that trained an adapter"));
   EXPECT_EQ(Thimble({"export", Path("base"), "--out", Path("x"), "--format=safetensor"}), 2);
   EXPECT_THAT(err_, HasSubstr("did you mean 'safetensors'?"));
   EXPECT_EQ(Thimble({"export", Path("base"), "--out", Path("x"), "--dtype=fp16"}), 2);
