@@ -150,7 +150,8 @@ TEST(TensorFileTest, ReadsFloatsOfEveryWeightType) {
   ASSERT_TRUE((*file)->ReadFloats(*(*file)->Find("half"), 0, 3, values.data()).ok());
   EXPECT_EQ(values, (std::vector<float>{static_cast<float>(static_cast<_Float16>(0.1f)), 65504.0f, -0.0f}));
   const absl::Status status = (*file)->ReadFloats(*(*file)->Find("codes"), 0, 1, values.data());
-  EXPECT_THAT(std::string(status.message()), HasSubstr("tensor \"codes\": is U8, expected F32, BF16, F16 or a block type"));
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr("tensor \"codes\": is U8, expected F32, BF16, F16 or a block type"));
   std::filesystem::remove(path);
 }
 
