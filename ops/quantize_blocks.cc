@@ -56,10 +56,11 @@ uint8_t Truncated(float value, int most) {
 
 // q4_0 and q5_0: `levels` codes around 0, which is levels / 2.
 void EncodeSymmetric(const float* x, int levels, uint8_t* scale, uint8_t* codes) {
-  const float d = SignedPeak(x, 32) / static_cast<float>(-levels / 2);
+  const int zero = levels / 2;
+  const float d = SignedPeak(x, 32) / static_cast<float>(-zero);
   const float inverse = Reciprocal(d);
   StoreHalf(d, scale);
-  const float middle = static_cast<float>(levels / 2) + 0.5f;
+  const float middle = static_cast<float>(zero) + 0.5f;
   for (int j = 0; j < 32; ++j) codes[j] = Truncated(x[j] * inverse + middle, levels - 1);
 }
 

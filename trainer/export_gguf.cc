@@ -257,6 +257,7 @@ absl::Status ExportGgufAdapter(const Decoder& decoder, const Store& store, const
   ASSIGN_OR_RETURN(const std::string arch, ArchitectureOf(decoder.config));
   const std::vector<AdapterTensor> tensors = AdapterTensors(decoder, store, HasPairedRows(arch));
   std::vector<GgufTensorSpec> specs;
+  specs.reserve(tensors.size());
   for (const AdapterTensor& tensor : tensors) specs.push_back(tensor.spec);
   const std::vector<GgufEntry> entries = {GgufString("general.type", "adapter"),
                                           GgufString("general.architecture", arch), GgufString("adapter.type", "lora"),
