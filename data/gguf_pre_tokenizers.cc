@@ -26,7 +26,7 @@ json ByteLevel() {
 }
 
 // One split behind the other, each within the pieces of the one before; then bytes.
-json Sequence(std::vector<const char*> regexes) {
+json Sequence(const std::vector<const char*>& regexes) {
   json steps = json::array();
   for (const char* regex : regexes) steps.push_back(Split(regex));
   steps.push_back(ByteLevel());

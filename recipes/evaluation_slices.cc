@@ -100,7 +100,7 @@ void SliceSums::Add(const std::vector<Piece>& pieces, const Batch& batch, const 
       for (const int64_t end = t + piece.count; t < end; ++t) {
         sums.targets += batch.targets[t] >= 0 ? 1 : 0;
         sums.loss += losses[t];
-        if (!compared_) continue;
+        if (divergence == nullptr) continue;
         sums.reference_loss += reference_losses[t];
         sums.kl.push_back(divergence->kl(t));
         sums.agreed += divergence->agrees(t) ? 1 : 0;

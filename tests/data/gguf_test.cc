@@ -37,9 +37,7 @@ std::vector<GgufEntry> TinyEntries() {
           U32("llama.attention.head_count", 2),
           GgufFloat("llama.attention.layer_norm_rms_epsilon", 1e-5),
           GgufString("tokenizer.ggml.model", "llama"),
-          GgufStrings("tokenizer.ggml.tokens", {"<unk>", "<s>", "</s>", "\xe2\x96\x81", "a", "b", "ab",
-                                                "\xe2\x96\x81"
-                                                "ab"}),
+          GgufStrings("tokenizer.ggml.tokens", {"<unk>", "<s>", "</s>", "\xe2\x96\x81", "a", "b", "ab", "\u2581ab"}),
           GgufFloats("tokenizer.ggml.scores", {0, 0, 0, -9, -9, -9, -1, -2}),
           GgufIntegers("tokenizer.ggml.token_type", GgufType::kI32, {2, 3, 3, 1, 1, 1, 1, 1}),
           U32("tokenizer.ggml.bos_token_id", 1),

@@ -151,6 +151,7 @@ TEST(PackingTest, BestFitMatchesAnObviousReference) {
     left[best] -= length;
   }
   std::vector<int64_t> expected;
+  expected.reserve(left.size());
   for (const int64_t tokens : left) expected.push_back(50 - tokens);
   std::vector<int64_t> found;
   for (int64_t i = 0; i < stream->batches_per_epoch(); ++i) {

@@ -94,7 +94,7 @@ struct Inputs {
   TestMatrix q, k, v, dout;
   std::vector<int32_t> starts;
 
-  Inputs(const Case& c, float scale = 1)
+  explicit Inputs(const Case& c, float scale = 1)
       : q(TestMatrix::Random(Total(c), c.shape.num_heads * c.shape.head_dim, 1, scale)),
         k(TestMatrix::Random(Total(c), c.shape.num_kv_heads * c.shape.head_dim, 2, scale, 5)),
         v(TestMatrix::Random(Total(c), c.shape.num_kv_heads * c.shape.head_dim, 3, 1, 1)),
