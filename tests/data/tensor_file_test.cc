@@ -18,6 +18,7 @@
 #include "data/safetensors_writer.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "ops/format.h"
 
 namespace thimble {
 namespace {
@@ -148,7 +149,7 @@ TEST(TensorFileTest, ReadsFloatsOfEveryWeightType) {
   EXPECT_EQ(values, (std::vector<float>{1.5f, -2.0f}));
   values.resize(3);
   ASSERT_TRUE((*file)->ReadFloats(*(*file)->Find("half"), 0, 3, values.data()).ok());
-  EXPECT_EQ(values, (std::vector<float>{static_cast<float>(static_cast<_Float16>(0.1f)), 65504.0f, -0.0f}));
+  EXPECT_EQ(values, (std::vector<float>{F16ToFloat(FloatToF16(0.1f)), 65504.0f, -0.0f}));
   const absl::Status status = (*file)->ReadFloats(*(*file)->Find("codes"), 0, 1, values.data());
   EXPECT_THAT(std::string(status.message()),
               HasSubstr("tensor \"codes\": is U8, expected F32, BF16, F16 or a block type"));

@@ -66,7 +66,8 @@ Problem MakeProblem(Form form, const TestMatrix& a, const std::vector<float>& b,
 void ExpectProduct(const Problem& p, const TestMatrix& before, const TestMatrix& after, const MatMulOptions& options,
                    const std::string& what) {
   const int64_t block = options.compute == Compute::kBF16 && HasAmx() ? p.inner + 1 : kMatMulInnerBlock;
-  const double chain = std::min<int64_t>(p.inner, block) + p.inner / block + 4;
+  const int64_t blocks = p.inner / block, longest = std::min<int64_t>(p.inner, block);
+  const double chain = static_cast<double>(longest + blocks + 4);
   int wrong = 0;
   for (int64_t i = 0; i < p.rows; ++i) {
     for (int64_t j = 0; j < p.cols; ++j) {
