@@ -8,28 +8,12 @@
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "ops/check.h"
 
 namespace thimble {
-namespace {
-
-// Writes all of `content`, carrying on after short writes and interrupts.
-bool WriteAll(int fd, std::string_view content) {
-  while (!content.empty()) {
-    const ssize_t written = ::write(fd, content.data(), content.size());
-    if (written < 0) {
-      if (errno == EINTR) continue;
-      return false;
-    }
-    content.remove_prefix(static_cast<size_t>(written));
-  }
-  return true;
-}
-
-}  // namespace
-
 absl::Status ErrnoStatus(std::string_view action, const std::string& path) {
   const int error = errno;
   const std::string message = absl::StrCat("cannot ", std::string(action), " ", path, ": ", std::strerror(error));
@@ -68,20 +52,53 @@ absl::StatusOr<std::string> ReadFile(const std::string& path) {
   return content;
 }
 
-absl::Status WriteFileAtomically(const std::string& path, std::string_view content) {
-  const std::string beside = path + ".tmp";
-  const int fd = ::open(beside.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  if (fd < 0) return ErrnoStatus("create", beside);
-  bool ok = WriteAll(fd, content) && ::fsync(fd) == 0;
-  absl::Status status = ok ? absl::OkStatus() : ErrnoStatus("write", beside);
-  if (::close(fd) != 0 && ok) status = ErrnoStatus("write", beside);
-  if (status.ok() && ::rename(beside.c_str(), path.c_str()) != 0) status = ErrnoStatus("rename", beside);
-  if (!status.ok()) {
-    ::unlink(beside.c_str());
+NewFile::~NewFile() {
+  if (fd_ < 0) return;
+  ::close(fd_);
+  ::unlink(beside_.c_str());
+}
+
+absl::Status NewFile::Create(const std::string& path) {
+  CHECK_LT(fd_, 0) << "created twice";
+  path_ = path;
+  beside_ = path + ".tmp";
+  fd_ = ::open(beside_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  return fd_ < 0 ? ErrnoStatus("create", beside_) : absl::OkStatus();
+}
+
+absl::Status NewFile::WriteAt(int64_t position, const void* data, int64_t bytes) {
+  const char* next = static_cast<const char*>(data);
+  while (bytes > 0) {
+    const ssize_t count = ::pwrite(fd_, next, static_cast<size_t>(bytes), position);
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) return ErrnoStatus("write", beside_);
+    next += count;
+    position += count;
+    bytes -= count;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status NewFile::Resize(int64_t bytes) {
+  return ::ftruncate(fd_, bytes) != 0 ? ErrnoStatus("write", beside_) : absl::OkStatus();
+}
+
+absl::Status NewFile::Finish() {
+  if (::fsync(fd_) != 0) return ErrnoStatus("write", beside_);
+  if (::close(std::exchange(fd_, -1)) != 0 || ::rename(beside_.c_str(), path_.c_str()) != 0) {
+    absl::Status status = ErrnoStatus("write", beside_);
+    ::unlink(beside_.c_str());
     return status;
   }
-  SyncFolderOf(path);
+  SyncFolderOf(path_);
   return absl::OkStatus();
+}
+
+absl::Status WriteFileAtomically(const std::string& path, std::string_view content) {
+  NewFile file;
+  RETURN_IF_ERROR(file.Create(path));
+  RETURN_IF_ERROR(file.WriteAt(0, content.data(), static_cast<int64_t>(content.size())));
+  return file.Finish();
 }
 
 }  // namespace thimble

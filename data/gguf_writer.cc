@@ -1,15 +1,9 @@
 #include "data/gguf_writer.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
-#include <cstdio>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "data/file.h"
 #include "ops/check.h"
 #include "ops/quantize_blocks.h"
 
@@ -164,35 +158,14 @@ absl::StatusOr<std::unique_ptr<GgufWriter>> GgufWriter::Create(const std::string
   const std::string header = HeaderText(entries, writer->tensors_);
   writer->data_begin_ = static_cast<int64_t>(header.size());
   writer->file_bytes_ += writer->data_begin_;
-  writer->fd_ = ::open(writer->beside_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  if (writer->fd_ < 0) return ErrnoStatus("create", writer->beside_);
-  RETURN_IF_ERROR(writer->WriteAt(0, header.data(), writer->data_begin_));
-  // What is never written, the padding, is zero.
-  if (::ftruncate(writer->fd_, writer->file_bytes_) != 0) return ErrnoStatus("write", writer->beside_);
+  RETURN_IF_ERROR(writer->file_.Create(path));
+  RETURN_IF_ERROR(writer->file_.WriteAt(0, header.data(), writer->data_begin_));
+  RETURN_IF_ERROR(writer->file_.Resize(writer->file_bytes_));  // padding is never written
   return writer;
 }
 
-GgufWriter::~GgufWriter() {
-  if (fd_ < 0) return;
-  ::close(fd_);
-  ::unlink(beside_.c_str());
-}
-
-absl::Status GgufWriter::WriteAt(int64_t position, const void* data, int64_t bytes) {
-  const char* next = static_cast<const char*>(data);
-  while (bytes > 0) {
-    const ssize_t count = ::pwrite(fd_, next, static_cast<size_t>(bytes), position);
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0) return ErrnoStatus("write", beside_);
-    next += count;
-    position += count;
-    bytes -= count;
-  }
-  return absl::OkStatus();
-}
-
 absl::Status GgufWriter::Append(std::string_view name, const void* data, int64_t bytes) {
-  CHECK_GE(fd_, 0) << "after Finish";
+  CHECK(file_.is_open()) << "after Finish";
   const auto found = index_.find(std::string(name));
   CHECK(found != index_.end()) << "undeclared tensor " << name;
   const TensorInfo& tensor = tensors_[found->second];
@@ -201,7 +174,7 @@ absl::Status GgufWriter::Append(std::string_view name, const void* data, int64_t
   const char* next = static_cast<const char*>(data);
   while (bytes > 0) {
     const int64_t length = tensor.head_rows == 0 ? bytes : std::min(bytes, tensor.BytesToEndOfRow(written));
-    RETURN_IF_ERROR(WriteAt(data_begin_ + tensor.begin + tensor.StoredOffset(written), next, length));
+    RETURN_IF_ERROR(file_.WriteAt(data_begin_ + tensor.begin + tensor.StoredOffset(written), next, length));
     next += length;
     written += length;
     bytes -= length;
@@ -230,16 +203,9 @@ absl::Status GgufWriter::AppendFloats(std::string_view name, ConstVector values)
 }
 
 absl::Status GgufWriter::Finish() {
-  CHECK_GE(fd_, 0) << "finished twice";
+  CHECK(file_.is_open()) << "finished twice";
   for (size_t i = 0; i < tensors_.size(); ++i) CHECK_EQ(written_[i], tensors_[i].bytes) << tensors_[i].name;
-  if (::fsync(fd_) != 0) return ErrnoStatus("write", beside_);
-  if (::close(std::exchange(fd_, -1)) != 0 || ::rename(beside_.c_str(), path_.c_str()) != 0) {
-    absl::Status status = ErrnoStatus("write", beside_);
-    ::unlink(beside_.c_str());
-    return status;
-  }
-  SyncFolderOf(path_);
-  return absl::OkStatus();
+  return file_.Finish();
 }
 
 }  // namespace thimble

@@ -10,6 +10,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "data/file.h"
 #include "data/gguf_header.h"
 #include "ops/view.h"
 
@@ -33,15 +34,12 @@ GgufEntry GgufFloats(std::string key, std::vector<double> values);  // f32
 
 class GgufWriter {
  public:
-  // Creates path.tmp and writes metadata and the table. InvalidArgument for a name given twice, one of more than 63
-  // bytes, or rows that are not whole blocks; the system's reason where the file cannot be written.
+  // Creates path.tmp, which goes with the writer unless Finish succeeds, and writes metadata and the table.
+  // InvalidArgument for a name given twice, one of more than 63 bytes, or rows that are not whole blocks; the system's
+  // reason where the file cannot be written.
   static absl::StatusOr<std::unique_ptr<GgufWriter>> Create(const std::string& path,
                                                             const std::vector<GgufEntry>& entries,
                                                             const std::vector<GgufTensorSpec>& tensors);
-  // Removes path.tmp unless Finish succeeded.
-  ~GgufWriter();
-  GgufWriter(const GgufWriter&) = delete;
-  GgufWriter& operator=(const GgufWriter&) = delete;
 
   const std::vector<TensorInfo>& tensors() const { return tensors_; }
   int64_t file_bytes() const { return file_bytes_; }
@@ -51,17 +49,15 @@ class GgufWriter {
   // The next elements of an F32, BF16, F16 or block tensor, whole blocks, rounded or quantised. InvalidArgument where a
   // block holds a NaN or an infinity.
   absl::Status AppendFloats(std::string_view name, ConstVector values);
-  // After all bytes: syncs, renames path.tmp to path, syncs the folder.
+  // After all bytes: path.tmp becomes path.
   absl::Status Finish();
 
  private:
-  explicit GgufWriter(const std::string& path) : path_(path), beside_(path + ".tmp") {}
+  explicit GgufWriter(const std::string& path) : path_(path) {}
   absl::Status LayOut(const std::vector<GgufTensorSpec>& tensors);
-  absl::Status WriteAt(int64_t position, const void* data, int64_t bytes);
 
   std::string path_;
-  std::string beside_;
-  int fd_ = -1;
+  NewFile file_;
   int64_t data_begin_ = 0;
   int64_t file_bytes_ = 0;
   std::vector<TensorInfo> tensors_;

@@ -1,16 +1,10 @@
 #include "data/safetensors_writer.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
-#include <cstdio>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "data/file.h"
 #include "nlohmann/json.hpp"
 #include "ops/check.h"
 
@@ -78,7 +72,7 @@ std::string HeaderText(const std::vector<TensorInfo>& tensors, const std::map<st
 absl::StatusOr<std::unique_ptr<SafetensorsWriter>> SafetensorsWriter::Create(
     const std::string& path, const std::vector<TensorSpec>& tensors,
     const std::map<std::string, std::string>& metadata) {
-  std::unique_ptr<SafetensorsWriter> writer(new SafetensorsWriter(path));
+  std::unique_ptr<SafetensorsWriter> writer(new SafetensorsWriter());
   ASSIGN_OR_RETURN(writer->tensors_, LayOut(path, tensors));
   for (const TensorInfo& tensor : writer->tensors_) {
     if (!writer->index_.emplace(tensor.name, writer->index_.size()).second) {
@@ -89,41 +83,21 @@ absl::StatusOr<std::unique_ptr<SafetensorsWriter>> SafetensorsWriter::Create(
   writer->written_.resize(tensors.size());
   const std::string header = HeaderText(writer->tensors_, metadata);
   writer->data_begin_ = 8 + static_cast<int64_t>(header.size());
-  writer->fd_ = ::open(writer->beside_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  if (writer->fd_ < 0) return ErrnoStatus("create", writer->beside_);
+  RETURN_IF_ERROR(writer->file_.Create(path));
   const uint64_t header_bytes = header.size();
-  RETURN_IF_ERROR(writer->WriteAt(0, &header_bytes, 8));
-  RETURN_IF_ERROR(writer->WriteAt(8, header.data(), static_cast<int64_t>(header.size())));
+  RETURN_IF_ERROR(writer->file_.WriteAt(0, &header_bytes, 8));
+  RETURN_IF_ERROR(writer->file_.WriteAt(8, header.data(), static_cast<int64_t>(header.size())));
   return writer;
 }
 
-SafetensorsWriter::~SafetensorsWriter() {
-  if (fd_ < 0) return;
-  ::close(fd_);
-  ::unlink(beside_.c_str());
-}
-
-absl::Status SafetensorsWriter::WriteAt(int64_t position, const void* data, int64_t bytes) {
-  const char* next = static_cast<const char*>(data);
-  while (bytes > 0) {
-    const ssize_t count = ::pwrite(fd_, next, static_cast<size_t>(bytes), position);
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0) return ErrnoStatus("write", beside_);
-    next += count;
-    position += count;
-    bytes -= count;
-  }
-  return absl::OkStatus();
-}
-
 absl::Status SafetensorsWriter::Append(std::string_view name, const void* data, int64_t bytes) {
-  CHECK_GE(fd_, 0) << "after Finish";
+  CHECK(file_.is_open()) << "after Finish";
   const auto found = index_.find(std::string(name));
   CHECK(found != index_.end()) << "undeclared tensor " << name;
   const TensorInfo& tensor = tensors_[found->second];
   int64_t& written = written_[found->second];
   CHECK_LE(bytes, tensor.bytes - written) << name;
-  RETURN_IF_ERROR(WriteAt(data_begin_ + tensor.begin + written, data, bytes));
+  RETURN_IF_ERROR(file_.WriteAt(data_begin_ + tensor.begin + written, data, bytes));
   written += bytes;
   return absl::OkStatus();
 }
@@ -148,16 +122,9 @@ absl::Status SafetensorsWriter::AppendFloats(std::string_view name, ConstVector 
 }
 
 absl::Status SafetensorsWriter::Finish() {
-  CHECK_GE(fd_, 0) << "finished twice";
+  CHECK(file_.is_open()) << "finished twice";
   for (size_t i = 0; i < tensors_.size(); ++i) CHECK_EQ(written_[i], tensors_[i].bytes) << tensors_[i].name;
-  if (::fsync(fd_) != 0) return ErrnoStatus("write", beside_);
-  if (::close(std::exchange(fd_, -1)) != 0 || ::rename(beside_.c_str(), path_.c_str()) != 0) {
-    absl::Status status = ErrnoStatus("write", beside_);
-    ::unlink(beside_.c_str());
-    return status;
-  }
-  SyncFolderOf(path_);
-  return absl::OkStatus();
+  return file_.Finish();
 }
 
 }  // namespace thimble

@@ -12,6 +12,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "data/file.h"
 #include "data/tensor_file.h"
 #include "ops/view.h"
 
@@ -25,15 +26,12 @@ struct TensorSpec {
 
 class SafetensorsWriter {
  public:
-  // Creates path.tmp and writes the header. InvalidArgument for a name given twice or for sub-byte elements that do not
-  // fill whole bytes; the system's reason where the file cannot be written (a full disk is ResourceExhausted).
+  // Creates path.tmp, which goes with the writer unless Finish succeeds, and writes the header. InvalidArgument for a
+  // name given twice or for sub-byte elements that do not fill whole bytes; the system's reason where the file cannot
+  // be written (a full disk is ResourceExhausted).
   static absl::StatusOr<std::unique_ptr<SafetensorsWriter>> Create(
       const std::string& path, const std::vector<TensorSpec>& tensors,
       const std::map<std::string, std::string>& metadata = {{"format", "pt"}});
-  // Removes path.tmp unless Finish succeeded.
-  ~SafetensorsWriter();
-  SafetensorsWriter(const SafetensorsWriter&) = delete;
-  SafetensorsWriter& operator=(const SafetensorsWriter&) = delete;
 
   // In file order: larger element types first, then by name. Pushing in this order writes the file front to back.
   const std::vector<TensorInfo>& tensors() const { return tensors_; }
@@ -44,16 +42,13 @@ class SafetensorsWriter {
   absl::Status Append(std::string_view name, const void* data, int64_t bytes);
   // The next elements of an F32, BF16 or F16 tensor, rounded to nearest even.
   absl::Status AppendFloats(std::string_view name, ConstVector values);
-  // After all bytes: syncs, renames path.tmp to path, syncs the folder.
+  // After all bytes: path.tmp becomes path.
   absl::Status Finish();
 
  private:
-  explicit SafetensorsWriter(const std::string& path) : path_(path), beside_(path + ".tmp") {}
-  absl::Status WriteAt(int64_t position, const void* data, int64_t bytes);
+  SafetensorsWriter() = default;
 
-  std::string path_;
-  std::string beside_;
-  int fd_ = -1;
+  NewFile file_;
   int64_t data_begin_ = 0;
   int64_t data_bytes_ = 0;
   std::vector<TensorInfo> tensors_;

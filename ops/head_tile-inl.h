@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 
 #include "hwy/highway.h"
 #include "ops/format.h"
@@ -93,6 +94,20 @@ HWY_NOINLINE inline void LogitTile(const float* const* h, int64_t rows, int64_t 
                     k == 0 ? Write::kStore : Write::kAdd);
     }
   }
+}
+
+// Soft cap in place, and the largest logit of a tile.
+HWY_INLINE float CapLogits(float* z, int64_t columns, float soft_cap) {
+  const F32 d;
+  auto max = hn::Set(d, -std::numeric_limits<float>::infinity());
+  for (int64_t c = 0; c < columns; c += kLanes) {
+    auto x = hn::Load(d, z + c);
+    if (soft_cap > 0) x = hn::Mul(hn::Set(d, soft_cap), Tanh(d, hn::Mul(x, hn::Set(d, 1 / soft_cap))));
+    hn::Store(x, d, z + c);
+    const auto mask = hn::FirstN(d, static_cast<size_t>(std::min(kLanes, columns - c)));
+    max = hn::IfThenElse(mask, hn::Max(max, x), max);
+  }
+  return hn::GetLane(hn::MaxOfLanes(d, max));
 }
 
 }  // namespace HWY_NAMESPACE

@@ -100,20 +100,6 @@ namespace thimble {
 namespace HWY_NAMESPACE {
 namespace {
 
-// Soft cap in place, and the largest logit of a tile.
-HWY_INLINE float FinishLogits(float* z, int64_t columns, float soft_cap) {
-  const F32 d;
-  auto max = hn::Set(d, -std::numeric_limits<float>::infinity());
-  for (int64_t c = 0; c < columns; c += kLanes) {
-    auto x = hn::Load(d, z + c);
-    if (soft_cap > 0) x = hn::Mul(hn::Set(d, soft_cap), Tanh(d, hn::Mul(x, hn::Set(d, 1 / soft_cap))));
-    hn::Store(x, d, z + c);
-    const auto mask = hn::FirstN(d, static_cast<size_t>(std::min(kLanes, columns - c)));
-    max = hn::IfThenElse(mask, hn::Max(max, x), max);
-  }
-  return hn::GetLane(hn::MaxOfLanes(d, max));
-}
-
 // Takes a new maximum; returns the factor of the sums so far.
 HWY_INLINE double RaiseMax(Running& running, float tile_max) {
   if (!(tile_max > running.max)) return 1;
@@ -126,8 +112,8 @@ HWY_INLINE double RaiseMax(Running& running, float tile_max) {
 HWY_INLINE void AddTile(const Pass& pass, float* z_q, float* z_p, int64_t columns, int64_t target, RowState& row) {
   const F32 d;
   const float inverse = 1 / pass.options.temperature;
-  const float max_q = FinishLogits(z_q, columns, pass.options.soft_cap);
-  const float max_p = FinishLogits(z_p, columns, pass.options.teacher_soft_cap);
+  const float max_q = CapLogits(z_q, columns, pass.options.soft_cap);
+  const float max_p = CapLogits(z_p, columns, pass.options.teacher_soft_cap);
   row.reverse *= RaiseMax(row.q, max_q * inverse);
   row.forward *= RaiseMax(row.p, max_p * inverse);
   if (pass.tempered()) RaiseMax(row.plain, max_q);
@@ -160,8 +146,8 @@ HWY_INLINE void GradientRow(const Pass& pass, const float* stats, float* z_q, fl
   const F32 d;
   const LinearDistillationOptions& options = pass.options;
   const float inverse = 1 / options.temperature;
-  FinishLogits(z_q, columns, options.soft_cap);
-  FinishLogits(z_p, columns, options.teacher_soft_cap);
+  CapLogits(z_q, columns, options.soft_cap);
+  CapLogits(z_p, columns, options.teacher_soft_cap);
   const float own = pass.scale * (1 - options.weight);
   const float share = ForwardShare(options.direction), factor = pass.scale * options.weight * options.temperature;
   // The target's column behind the loop, with the slope that its logit has now.

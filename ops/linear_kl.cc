@@ -77,20 +77,6 @@ namespace thimble {
 namespace HWY_NAMESPACE {
 namespace {
 
-// Soft cap in place, and the largest logit of a tile.
-HWY_INLINE float FinishLogits(float* z, int64_t columns, float soft_cap) {
-  const F32 d;
-  auto max = hn::Set(d, -std::numeric_limits<float>::infinity());
-  for (int64_t c = 0; c < columns; c += kLanes) {
-    auto x = hn::Load(d, z + c);
-    if (soft_cap > 0) x = hn::Mul(hn::Set(d, soft_cap), Tanh(d, hn::Mul(x, hn::Set(d, 1 / soft_cap))));
-    hn::Store(x, d, z + c);
-    const auto mask = hn::FirstN(d, static_cast<size_t>(std::min(kLanes, columns - c)));
-    max = hn::IfThenElse(mask, hn::Max(max, x), max);
-  }
-  return hn::GetLane(hn::MaxOfLanes(d, max));
-}
-
 // Takes a new maximum; returns the factor of the sums so far.
 HWY_INLINE double RaiseMax(Softmax& softmax, const float* z, int64_t columns, float tile_max, int64_t begin) {
   if (!(tile_max > softmax.max)) return 1;
@@ -104,7 +90,7 @@ HWY_INLINE double RaiseMax(Softmax& softmax, const float* z, int64_t columns, fl
 HWY_INLINE void AddTile(float* z_p, float* z_q, const HeadTile& tile, float cap_p, float cap_q, RowState& row) {
   const F32 d;
   const int64_t columns = tile.rows;
-  const float max_p = FinishLogits(z_p, columns, cap_p), max_q = FinishLogits(z_q, columns, cap_q);
+  const float max_p = CapLogits(z_p, columns, cap_p), max_q = CapLogits(z_q, columns, cap_q);
   row.difference *= RaiseMax(row.p, z_p, columns, max_p, tile.begin);
   RaiseMax(row.q, z_q, columns, max_q, tile.begin);
   auto sum_p = hn::Zero(d), sum_q = sum_p, difference = sum_p;
