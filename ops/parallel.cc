@@ -9,21 +9,21 @@
 namespace thimble {
 namespace {
 
-int DefaultThreads() {
+std::atomic<int> g_threads{0};
+
+}  // namespace
+
+int AvailableCores() {
   cpu_set_t set;
   CPU_ZERO(&set);
   if (sched_getaffinity(0, sizeof(set), &set) != 0) return 1;
   return std::max(1, CPU_COUNT(&set));
 }
 
-std::atomic<int> g_threads{0};
-
-}  // namespace
-
 int NumThreads() {
   int threads = g_threads.load(std::memory_order_relaxed);
   if (threads == 0) {
-    threads = DefaultThreads();
+    threads = AvailableCores();
     g_threads.store(threads, std::memory_order_relaxed);
   }
   return threads;

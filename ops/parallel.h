@@ -8,7 +8,9 @@
 
 namespace thimble {
 
-// Number of threads the loops use; set once at start (default: the cores this process may run on).
+// The cores this process may run on.
+int AvailableCores();
+// Number of threads the loops use; set once at start (default: AvailableCores()).
 int NumThreads();
 void SetNumThreads(int threads);
 

@@ -44,16 +44,10 @@ class PlanSearch {
  private:
   void TryOthers(const Candidate& keep) {
     std::vector<Candidate> uniform = {keep};
-    for (const PolicyCandidate& policy : PolicyCandidates(options_)) {
-      const SavePlan& plan = policy.options.activations;
-      if (policy.name == NameOf(SaveAction::kKeep) || !Allowed(plan)) continue;
-      uniform.push_back(Try(plan));
+    for (const LayerSavePlan& layer : Choices()) {
+      if (Allowed(SavePlan(layer))) uniform.push_back(Try(SavePlan(layer)));
     }
-    for (const Candidate& slow : uniform) {
-      for (const Candidate& fast : uniform) {
-        if (slow.fits && !fast.fits && fast.seconds < slow.seconds) Mix(slow, fast);
-      }
-    }
+    MixPairs(uniform);
     for (const int64_t span : {2, 4, 8}) {
       if (span > layers_) break;
       for (const SaveAction kept : {SaveAction::kKeep, SaveAction::kOffloadHost, SaveAction::kOffloadDisk}) {
@@ -101,6 +95,41 @@ class PlanSearch {
       plan.SetLayer(layer, {SaveAction::kRecompute, kept});
     }
     return plan;
+  }
+
+  // What may be fastest for some budget. Values of a kind that costs less to compute again than to move, or more, are
+  // chosen apart.
+  static std::vector<LayerSavePlan> Choices() {
+    constexpr SaveAction kAgain = SaveAction::kRecompute;
+    std::vector<LayerSavePlan> choices;
+    for (const SaveAction place : {SaveAction::kKeep, SaveAction::kOffloadHost, SaveAction::kOffloadDisk}) {
+      if (place != SaveAction::kKeep) choices.push_back({place, place});
+      choices.push_back({place, place, place, kAgain});
+      choices.push_back({kAgain, place, place, kAgain});
+      choices.push_back({kAgain, place});
+    }
+    return choices;
+  }
+
+  // A mixture takes about its share of both times, and of both memories.
+  void MixPairs(const std::vector<Candidate>& uniform) {
+    constexpr size_t kPairs = 4;
+    struct Pair {
+      const Candidate *slow, *fast;
+      double seconds;
+    };
+    std::vector<Pair> pairs;
+    for (const Candidate& slow : uniform) {
+      for (const Candidate& fast : uniform) {
+        if (!slow.fits || fast.fits || fast.seconds >= slow.seconds) continue;
+        const double share = std::clamp(static_cast<double>(budgets_.device - slow.device_bytes) /
+                                            std::max(1.0, static_cast<double>(fast.device_bytes - slow.device_bytes)),
+                                        0.0, 1.0);
+        pairs.push_back({&slow, &fast, slow.seconds + share * (fast.seconds - slow.seconds)});
+      }
+    }
+    std::stable_sort(pairs.begin(), pairs.end(), [](const Pair& a, const Pair& b) { return a.seconds < b.seconds; });
+    for (size_t i = 0; i < std::min(kPairs, pairs.size()); ++i) Mix(*pairs[i].slow, *pairs[i].fast);
   }
 
   // As many of the last layers as fit under the faster plan: what they save lives shortest.

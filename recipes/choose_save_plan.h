@@ -18,11 +18,11 @@ struct ChosenSavePlan {
   double keep_step_seconds = 0;  // of keeping everything: no plan is faster
 };
 
-// Tries every policy for all layers, every pair of policies with as many of the last layers as fit under the faster
-// one, and saving the results of every second, fourth or eighth layer only; where none of these fits and the base is
-// frozen, the same in tiles of the sequence with idle values in host memory or the spill file. Each candidate is
-// planned for real. The host and disk tiers are used only where they have a budget. `besides_bytes`: of the device tier
-// beside the arena.
+// Tries every sensible choice by kinds of values for all layers, pairs of them with as many of the last layers as fit
+// under the faster one (the pairs that promise most), and saving the results of every second, fourth or eighth layer
+// only; where none of these fits and the base is frozen, the same in tiles of the sequence with idle values in host
+// memory or the spill file. Each candidate is planned for real. The host and disk tiers are used only where they have a
+// budget. `besides_bytes`: of the device tier beside the arena.
 ChosenSavePlan ChooseSavePlan(const recipe::Recipe& recipe, const Decoder& decoder, Store* store,
                               const EngineOptions& options, const TierBudgets& budgets, int64_t besides_bytes,
                               const MachineRates& rates);

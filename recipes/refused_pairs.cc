@@ -129,6 +129,19 @@ constexpr RefusedPair kRefusedPairs[] = {
      }},
     {"memory.boundaries", "memory.activations", "auto chooses for all saved values: set memory.activations to auto",
      [](const Recipe& r) { return r.memory().boundaries() == Memory::ACTIVATIONS_AUTO; }},
+    {"memory.activations", "memory.attention", "auto chooses for the results of attention as well: leave attention out",
+     [](const Recipe& r) {
+       return r.memory().activations() == Memory::ACTIVATIONS_AUTO && r.memory().has_attention();
+     }},
+    {"memory.attention", "memory.activations", "auto chooses for all saved values: set memory.activations to auto",
+     [](const Recipe& r) { return r.memory().attention() == Memory::ACTIVATIONS_AUTO; }},
+    {"memory.activations", "memory.elementwise",
+     "auto chooses for the results of norms and gates as well: leave elementwise out",
+     [](const Recipe& r) {
+       return r.memory().activations() == Memory::ACTIVATIONS_AUTO && r.memory().has_elementwise();
+     }},
+    {"memory.elementwise", "memory.activations", "auto chooses for all saved values: set memory.activations to auto",
+     [](const Recipe& r) { return r.memory().elementwise() == Memory::ACTIVATIONS_AUTO; }},
     {"memory.activations", "memory.layers", "auto chooses layer by layer: leave layers out",
      [](const Recipe& r) {
        return r.memory().activations() == Memory::ACTIVATIONS_AUTO && r.memory().layers_size() > 0;

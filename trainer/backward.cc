@@ -20,7 +20,7 @@ void Backward::Run() {
   compressed_.assign(tape_.values().size(), kNoValue);
   for (const Step& step : tape_.steps()) {
     for (ValueId id : step.outputs) {
-      if (!tape_.value(id).boundary) continue;
+      if (tape_.value(id).kind != ValueKind::kBoundary) continue;
       boundaries_.resize(std::max<size_t>(boundaries_.size(), step.layer + 1));
       boundaries_[step.layer].push_back(id);
     }
@@ -47,7 +47,7 @@ ValueId Backward::Saved(ValueId id) {
   if (action == SaveAction::kKeep && !compressed) return id;
   if (copies_[id] != kNoValue) return copies_[id];
   if (compressed) return Decompressed(id, action);
-  if (action == SaveAction::kRecompute && value.boundary) {
+  if (action == SaveAction::kRecompute && value.kind == ValueKind::kBoundary) {
     RecomputeBoundaries(value.layer);
     return copies_[id];
   }
@@ -130,7 +130,7 @@ void Backward::RecomputeBoundaries(int32_t layer) {
   std::vector<ValueId> kept(remembered_.begin(), remembered_.begin() + static_cast<ptrdiff_t>(before));
   for (size_t i = before; i < remembered_.size(); ++i) {
     const ValueId value = remembered_[i];
-    if (tape_.value(value).boundary) {
+    if (tape_.value(value).kind == ValueKind::kBoundary) {
       kept.push_back(value);
     } else {
       copies_[value] = kNoValue;

@@ -6,9 +6,14 @@
 #include <cstdint>
 #include <cstdlib>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <utility>
 #include <vector>
+
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -21,6 +26,7 @@
 #include "ops/compute_rate.h"
 #include "ops/cpu_level.h"
 #include "ops/elementwise.h"
+#include "ops/memory_block.h"
 #include "ops/parallel.h"
 #include "ops/scratch_buffer.h"
 #include "trainer/tier.h"
@@ -29,7 +35,7 @@ namespace thimble {
 namespace {
 
 // To be raised when a measurement changes.
-constexpr int kFileVersion = 3;
+constexpr int kFileVersion = 5;
 
 class WallClock {
  public:
@@ -39,12 +45,14 @@ class WallClock {
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
-// Seconds of the fastest of several runs over about `budget` seconds.
+// Seconds of the fastest of several runs over about `budget` seconds; `prepare` is not counted.
 template <typename Clock, typename Body>
-double BestSeconds(double budget, const Body& body) {
+double BestSeconds(
+    double budget, const Body& body, const std::function<void()>& prepare = [] {}) {
   double best = INFINITY;
   const WallClock all;
   for (int run = 0; run < 3 || all.Seconds() < budget; ++run) {
+    prepare();
     const Clock clock;
     body();
     best = std::min(best, clock.Seconds());
@@ -52,14 +60,51 @@ double BestSeconds(double budget, const Body& body) {
   return best;
 }
 
-// y = a + b over 36 MiB: beyond what caches of most machines hold.
+// Where there is no memory to measure in.
+constexpr double kUnknownCopy = 5e9;
+
+// What a step reads was written long before: caches, which may hold hundreds of MiB, are not to help.
+void LeaveCaches(const void* data, int64_t bytes) {
+#if defined(__SSE2__)
+  for (int64_t at = 0; at < bytes; at += 64) _mm_clflush(static_cast<const char*>(data) + at);
+  _mm_mfence();
+#else
+  (void)data;
+  (void)bytes;
+#endif
+}
+
+// y = a + b over 36 MiB.
 double MeasureMemory() {
   constexpr int64_t kCount = int64_t{3} << 20;
+  constexpr int64_t kBytes = kCount * static_cast<int64_t>(sizeof(float));
   std::vector<float> a(kCount, 1), b(kCount, 2), y(kCount);
-  const double seconds = BestSeconds<BusyClock>(0.05, [&] {
-    Add({a.data(), 1, kCount}, {b.data(), 1, kCount}, {y.data(), 1, kCount});
-  });
+  const double seconds = BestSeconds<BusyClock>(
+      0.05,
+      [&] {
+        Add({a.data(), 1, kCount}, {b.data(), 1, kCount}, {y.data(), 1, kCount});
+      },
+      [&] {
+        for (const std::vector<float>* v : {&a, &b, &y}) LeaveCaches(v->data(), kBytes);
+      });
   return 3.0 * sizeof(float) * kCount / seconds;
+}
+
+// As saved values move: there, and much later back.
+double MeasureCopy() {
+  constexpr int64_t kBytes = int64_t{32} << 20;
+  absl::StatusOr<std::unique_ptr<Tier>> tier = MakeHostTier(kBytes);
+  const MemoryBlock block(kBytes);
+  if (!tier.ok() || !block.ok()) return kUnknownCopy;
+  const auto there_and_back = [&] {
+    (*tier)->Wait((*tier)->Put(block.data(), 0, kBytes)).IgnoreError();  // host memory does not fail
+    (*tier)->Wait((*tier)->Get(0, block.data(), kBytes)).IgnoreError();
+  };
+  const auto leave = [&block] { LeaveCaches(block.data(), kBytes); };
+  const bool at_once = (*tier)->mode() == Tier::Mode::kAtOnce;
+  const double seconds = at_once ? BestSeconds<BusyClock>(0.05, there_and_back, leave)
+                                 : BestSeconds<WallClock>(0.05, there_and_back, leave);
+  return 2.0 * kBytes / seconds;
 }
 
 // Through the page cache, as a spill file is used.
@@ -128,6 +173,7 @@ bool ReadRates(const std::string& path, const std::string& machine, MachineRates
                                    {"attention_f32_flops", &rates->attention_f32_flops},
                                    {"attention_bf16_flops", &rates->attention_bf16_flops},
                                    {"memory_bytes", &rates->memory_bytes},
+                                   {"copy_bytes", &rates->copy_bytes},
                                    {"disk_bytes", &rates->disk_bytes}}) {
     const nlohmann::json value = json.value(name, nlohmann::json());
     if (!value.is_number() || !IsRate(value.get<double>())) return false;
@@ -146,6 +192,7 @@ MachineRates MeasureMachineRates() {
   rates.attention_f32_flops = MeasureAttention(Compute::kF32);
   rates.attention_bf16_flops = MeasureAttention(Compute::kBF16);
   rates.memory_bytes = MeasureMemory();
+  rates.copy_bytes = MeasureCopy();
   rates.disk_bytes = MeasureDisk();
   return rates;
 }
@@ -174,6 +221,7 @@ MachineRates LoadOrMeasureRates(const std::string& path) {
                                        {"attention_f32_flops", rates.attention_f32_flops},
                                        {"attention_bf16_flops", rates.attention_bf16_flops},
                                        {"memory_bytes", rates.memory_bytes},
+                                       {"copy_bytes", rates.copy_bytes},
                                        {"disk_bytes", rates.disk_bytes}};
   WriteFileAtomically(path, json.dump(2) + "\n").IgnoreError();
   return rates;

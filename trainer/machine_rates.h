@@ -11,10 +11,11 @@ struct MachineRates {
   double attention_f32_flops = 0;
   double attention_bf16_flops = 0;
   double memory_bytes = 0;  // read plus written a second, by all threads
+  double copy_bytes = 0;    // to or from the host tier a second
   double disk_bytes = 0;    // to or from a spill file a second
 };
 
-// Takes about a half a second, 40 MiB, and 32 MiB of the temporary folder.
+// Takes about a second, 64 MiB, and 32 MiB of the temporary folder.
 MachineRates MeasureMachineRates();
 
 // "$XDG_CACHE_HOME/thimble/machine_rates.json", by default under ~/.cache; empty without a home folder.

@@ -51,7 +51,7 @@ class LayerRecorder {
       const ValueId a = RecordJoinColumns(tape_, attended[t], prefix_ + "attended");
       const ValueId h = RecordAdd(tape_, x[t], Linear(a, weights_->o, "o"), prefix_ + "h");
       out[t] = Mlp(h);
-      tape_->MarkBoundary(out[t]);
+      tape_->SetKind(out[t], ValueKind::kBoundary);
     }
     tape_->SetLayer(-1);
     return out;

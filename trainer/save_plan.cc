@@ -8,8 +8,14 @@ namespace thimble {
 namespace {
 
 std::string TextOf(const LayerSavePlan& plan) {
-  if (plan.boundary == SaveAction::kKeep) return std::string(NameOf(plan.inner));
-  return absl::StrCat(std::string(NameOf(plan.inner)), "/", std::string(NameOf(plan.boundary)));
+  std::string text(NameOf(plan.inner));
+  const auto add = [&text](const char* before, SaveAction action, SaveAction unless) {
+    if (action != unless) absl::StrAppend(&text, before, std::string(NameOf(action)));
+  };
+  add("/", plan.boundary, SaveAction::kKeep);
+  add(" attention=", plan.attention, plan.inner);
+  add(" elementwise=", plan.elementwise, plan.inner);
+  return text;
 }
 
 }  // namespace
@@ -28,18 +34,32 @@ std::string_view NameOf(SaveAction action) {
   return "";
 }
 
+SaveAction LayerSavePlan::Of(ValueKind kind) const {
+  switch (kind) {
+    case ValueKind::kInner:
+      break;
+    case ValueKind::kBoundary:
+      return boundary;
+    case ValueKind::kAttention:
+      return attention;
+    case ValueKind::kElementwise:
+      return elementwise;
+  }
+  return inner;
+}
+
 SavePlan::SavePlan(SavePolicy policy) {
   switch (policy) {
     case SavePolicy::kKeep:
       break;
     case SavePolicy::kRecompute:
-      all_ = {SaveAction::kRecompute, SaveAction::kKeep};
+      all_ = LayerSavePlan{SaveAction::kRecompute, SaveAction::kKeep};
       break;
     case SavePolicy::kOffloadHost:
-      all_ = {SaveAction::kOffloadHost, SaveAction::kOffloadHost};
+      all_ = LayerSavePlan{SaveAction::kOffloadHost, SaveAction::kOffloadHost};
       break;
     case SavePolicy::kOffloadDisk:
-      all_ = {SaveAction::kOffloadDisk, SaveAction::kOffloadDisk};
+      all_ = LayerSavePlan{SaveAction::kOffloadDisk, SaveAction::kOffloadDisk};
       break;
   }
 }
@@ -55,14 +75,15 @@ void SavePlan::SetLayer(int64_t index, LayerSavePlan plan) {
 
 SaveAction SavePlan::ActionOf(const Value& value) const {
   if (value.layer < 0) return SaveAction::kKeep;
-  const LayerSavePlan& plan = layer(value.layer);
-  const SaveAction action = value.boundary ? plan.boundary : plan.inner;
+  const SaveAction action = layer(value.layer).Of(value.kind);
   const bool transfer = action == SaveAction::kOffloadHost || action == SaveAction::kOffloadDisk;
   return transfer && value.bytes() < kSmallestTransferBytes ? SaveAction::kKeep : action;
 }
 
 bool SavePlan::UsesTier(SaveAction action) const {
-  const auto uses = [action](const LayerSavePlan& plan) { return plan.inner == action || plan.boundary == action; };
+  const auto uses = [action](const LayerSavePlan& plan) {
+    return plan.inner == action || plan.boundary == action || plan.attention == action || plan.elementwise == action;
+  };
   return uses(all_) || std::any_of(layers_.begin(), layers_.end(), uses);
 }
 
@@ -76,12 +97,11 @@ SavePlan SavePlan::WithoutOffload() const {
   const auto keep = [](SaveAction* action) {
     if (*action != SaveAction::kRecompute) *action = SaveAction::kKeep;
   };
-  keep(&plan.all_.inner);
-  keep(&plan.all_.boundary);
-  for (LayerSavePlan& layer : plan.layers_) {
-    keep(&layer.inner);
-    keep(&layer.boundary);
-  }
+  const auto keep_all = [&keep](LayerSavePlan* layer) {
+    for (SaveAction* action : {&layer->inner, &layer->boundary, &layer->attention, &layer->elementwise}) keep(action);
+  };
+  keep_all(&plan.all_);
+  for (LayerSavePlan& layer : plan.layers_) keep_all(&layer);
   return plan;
 }
 

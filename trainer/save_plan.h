@@ -25,9 +25,13 @@ enum class SaveAction : uint8_t {
 // "keep", "recompute", "offload_host", "offload_disk"
 std::string_view NameOf(SaveAction action);
 
+// One choice for each kind of value (ValueKind).
 struct LayerSavePlan {
-  SaveAction inner = SaveAction::kKeep;     // values inside the layer
-  SaveAction boundary = SaveAction::kKeep;  // its result: the residual stream between layers
+  SaveAction inner = SaveAction::kKeep;
+  SaveAction boundary = SaveAction::kKeep;
+  SaveAction attention = inner;
+  SaveAction elementwise = inner;
+  SaveAction Of(ValueKind kind) const;
   bool operator==(const LayerSavePlan&) const = default;
 };
 
@@ -57,8 +61,8 @@ class SavePlan {
   // Offloaded values are kept instead: for tapes whose idle values move by themselves (idle_values.h).
   SavePlan WithoutOffload() const;
   bool operator==(const SavePlan& other) const = default;
-  // "recompute", or "0-3 keep; 4-31 recompute/offload_host": inner, then boundary where it differs from keep; ", in
-  // bf16" behind it with compression.
+  // "recompute", or "0-3 keep; 4-31 recompute/offload_host attention=keep": inner, then boundary where it differs from
+  // keep, then the kinds that differ from inner, as in memory.layers; ", in bf16" behind it with compression.
   std::string Text(int64_t num_layers) const;
 
  private:

@@ -115,14 +115,11 @@ int64_t EmbeddingBytes(const Tape& tape, const Step& step) {
 // A transfer takes its turn on the same processors as the kernels, so its time adds to theirs.
 double MemorySeconds(const Tape& tape, const Step& step, const StepCost& cost, const MachineRates& rates) {
   const double bytes = static_cast<double>(cost.bytes);
-  const auto on_disk = [&tape](ValueId id) {
-    const Value& value = tape.value(id);
-    return value.placement == Placement::kDisk ||
-           (value.placement == Placement::kStore && !tape.store().OnHost(tape.store().entry(value.store)));
-  };
-  const bool disk = (step.transfer == TransferKind::kPut && on_disk(WrittenBy(step))) ||
-                    (step.transfer == TransferKind::kGet && on_disk(step.inputs[0]));
-  return disk ? bytes / 2 / rates.disk_bytes : bytes / rates.memory_bytes;
+  if (step.transfer == TransferKind::kNone) return bytes / rates.memory_bytes;
+  const Value& outside = tape.value(step.transfer == TransferKind::kPut ? WrittenBy(step) : step.inputs[0]);
+  const bool disk = outside.placement == Placement::kDisk ||
+                    (outside.placement == Placement::kStore && !tape.store().OnHost(tape.store().entry(outside.store)));
+  return bytes / 2 / (disk ? rates.disk_bytes : rates.copy_bytes);
 }
 
 }  // namespace

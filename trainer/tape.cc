@@ -63,7 +63,7 @@ ValueId Tape::Compressed(ValueId of, int64_t words) {
   value.rows = values_[of].rows;
   value.cols = words;
   value.layer = values_[of].layer;
-  value.boundary = values_[of].boundary;
+  value.kind = values_[of].kind;
   values_.push_back(std::move(value));
   return static_cast<ValueId>(values_.size()) - 1;
 }

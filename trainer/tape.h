@@ -31,6 +31,14 @@ enum class Placement : uint8_t {
   kDisk,        // a slot of the spill file, likewise
 };
 
+// What a layer's value is to a plan of saved values: how much it costs to compute it again.
+enum class ValueKind : uint8_t {
+  kInner,        // a matrix product, and what passes over its result
+  kBoundary,     // the residual stream between layers: what "recompute" keeps
+  kAttention,    // the result of attention and its statistics: grows with the square of the sequence
+  kElementwise,  // of norms and of the MLP's gate: one pass over values that are saved anyway
+};
+
 // Steps that move bytes between tiers; the executor runs them itself.
 enum class TransferKind : uint8_t {
   kNone,
@@ -45,9 +53,9 @@ struct Value {
   int64_t cols = 0;
   DType dtype = DType::kF32;
   Placement placement = Placement::kActivation;
-  StoreId store = -1;           // of kStore values and fetched copies of them
-  int32_t layer = -1;           // decoder layer that computes it, -1 outside of layers
-  bool boundary = false;        // the residual stream between layers: what "recompute" keeps
+  StoreId store = -1;  // of kStore values and fetched copies of them
+  int32_t layer = -1;  // decoder layer that computes it, -1 outside of layers
+  ValueKind kind = ValueKind::kInner;
   bool statistic = false;       // of rows: never compressed
   bool needs_gradient = false;  // a trainable parameter, or computed from one
   int32_t producer = -1;        // index of the step that writes it, -1 for inputs and store values
@@ -97,8 +105,7 @@ class Tape {
   // The same steps in another order, with transfers placed among them.
   void ReplaceSteps(std::vector<Step> steps);
 
-  // Marks a value as one of those that stay between layers.
-  void MarkBoundary(ValueId id) { values_[id].boundary = true; }
+  void SetKind(ValueId id, ValueKind kind) { values_[id].kind = kind; }
   void MarkStatistic(ValueId id) { values_[id].statistic = true; }
 
   const Value& value(ValueId id) const { return values_[id]; }

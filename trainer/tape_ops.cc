@@ -118,6 +118,7 @@ ValueId RecordRmsNorm(Tape* tape, ValueId x, ValueId w, float eps, const std::st
   const ValueId y = tape->Activation(name, rows, cols);
   const ValueId rstd = tape->Activation(absl::StrCat(name, ".rstd"), rows, cols / dim);
   tape->MarkStatistic(rstd);
+  for (ValueId id : {y, rstd}) tape->SetKind(id, ValueKind::kElementwise);
   Step step;
   step.op = "rms_norm";
   step.inputs = {x, w};
@@ -215,6 +216,7 @@ ValueId RecordRope(Tape* tape, ValueId x, const RopeTableValues& table, int64_t 
 
 ValueId RecordSwiGLU(Tape* tape, ValueId gate, ValueId up, const std::string& name) {
   const ValueId y = tape->Activation(name, tape->value(gate).rows, tape->value(gate).cols);
+  tape->SetKind(y, ValueKind::kElementwise);
   Step step;
   step.op = "swiglu";
   step.inputs = {gate, up};

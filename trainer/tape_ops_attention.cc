@@ -16,6 +16,7 @@ ValueId RecordAttention(Tape* tape, ValueId q, ValueId k, ValueId v, ValueId sta
   const ValueId out = tape->Activation(name, tokens, tape->value(q).cols);
   const ValueId lse = tape->Activation(absl::StrCat(name, ".lse"), tokens, shape.num_heads);
   tape->MarkStatistic(lse);
+  for (ValueId id : {out, lse}) tape->SetKind(id, ValueKind::kAttention);
   Step step;
   step.op = "attention";
   step.inputs = {q, k, v, starts};

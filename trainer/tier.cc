@@ -14,24 +14,33 @@
 #include "absl/strings/str_cat.h"
 #include "ops/check.h"
 #include "ops/memory_block.h"
+#include "ops/parallel.h"
+#include "ops/stream_copy.h"
 
 namespace thimble {
 namespace {
 
+// Memory has no engine of its own for copies: with kernels on all cores, a copy beside them takes a core from a loop
+// whose other threads then wait for it. So all threads copy at once, unless a core is to spare.
 class HostTier : public Tier {
  public:
-  explicit HostTier(int64_t bytes) : Tier("host memory", bytes), block_(bytes, true) {}
+  explicit HostTier(int64_t bytes)
+      : Tier("host memory", bytes, NumThreads() < AvailableCores() ? Mode::kBeside : Mode::kAtOnce),
+        block_(bytes, true) {}
   ~HostTier() override { Stop(); }
   bool ok() const { return block_.ok(); }
 
  private:
   absl::Status Write(const void* from, int64_t slot, int64_t bytes) override {
-    std::memcpy(block_.data() + slot, from, static_cast<size_t>(bytes));
+    Copy(block_.data() + slot, from, bytes);
     return absl::OkStatus();
   }
   absl::Status Read(int64_t slot, void* to, int64_t bytes) override {
-    std::memcpy(to, block_.data() + slot, static_cast<size_t>(bytes));
+    Copy(to, block_.data() + slot, bytes);
     return absl::OkStatus();
+  }
+  void Copy(void* to, const void* from, int64_t bytes) const {
+    mode() == Mode::kAtOnce ? ParallelStreamCopy(to, from, bytes) : StreamCopy(to, from, bytes);
   }
 
   MemoryBlock block_;
@@ -40,7 +49,7 @@ class HostTier : public Tier {
 class DiskTier : public Tier {
  public:
   DiskTier(int file, std::string folder, int64_t bytes)
-      : Tier("spill file", bytes), file_(file), folder_(std::move(folder)) {}
+      : Tier("spill file", bytes, Mode::kBeside), file_(file), folder_(std::move(folder)) {}
   ~DiskTier() override {
     Stop();
     ::close(file_);
@@ -112,6 +121,12 @@ Tier::Ticket Tier::Submit(int64_t end, int64_t bytes, std::function<absl::Status
   CHECK_LE(end, bytes_) << name_;
   Touch(end);
   moved_ += bytes;
+  if (mode_ == Mode::kAtOnce) {
+    const absl::Status done = status().ok() ? job() : absl::OkStatus();
+    const std::lock_guard<std::mutex> lock(mutex_);
+    status_.Update(done);
+    return done_ = ++submitted_;
+  }
   const std::lock_guard<std::mutex> lock(mutex_);
   if (!worker_.joinable()) worker_ = std::thread([this] { Work(); });
   jobs_.push_back(std::move(job));

@@ -1,5 +1,5 @@
-// Memory tiers besides the arena: host memory and a spill file. Bytes go there and come back on a worker thread, while
-// the kernels run.
+// Memory tiers besides the arena: host memory and a spill file. Bytes go there and come back on a worker thread while
+// the kernels run, or by all threads at once where that is faster.
 #pragma once
 
 #include <algorithm>
@@ -24,8 +24,12 @@ namespace thimble {
 class Tier {
  public:
   using Ticket = int64_t;
+  enum class Mode : uint8_t {
+    kBeside,  // on a worker thread, while the caller goes on
+    kAtOnce,  // done when Put or Get returns
+  };
 
-  Tier(std::string name, int64_t bytes) : name_(std::move(name)), bytes_(bytes) {}
+  Tier(std::string name, int64_t bytes, Mode mode) : name_(std::move(name)), bytes_(bytes), mode_(mode) {}
   virtual ~Tier() = default;
   Tier(const Tier&) = delete;
   Tier& operator=(const Tier&) = delete;
@@ -44,6 +48,7 @@ class Tier {
   int64_t high_water_bytes() const { return high_water_; }
   // Counts a slot up to its end as the plan rounded it.
   void Touch(int64_t end) { high_water_ = std::max(high_water_, end); }
+  Mode mode() const { return mode_; }
   // Bytes moved either way, and the seconds that Wait stood still.
   int64_t moved_bytes() const { return moved_; }
   double stalled_seconds() const { return stalled_; }
@@ -60,6 +65,7 @@ class Tier {
 
   std::string name_;
   int64_t bytes_;
+  Mode mode_;
   int64_t high_water_ = 0;
   std::atomic<int64_t> moved_ = 0;
   double stalled_ = 0;

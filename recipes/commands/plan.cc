@@ -44,6 +44,7 @@ nlohmann::ordered_json PredictionJson(const TapeTime& time, int64_t tokens, cons
                    {"attention_f32_flops", rates.attention_f32_flops},
                    {"attention_bf16_flops", rates.attention_bf16_flops},
                    {"memory_bytes", rates.memory_bytes},
+                   {"copy_bytes", rates.copy_bytes},
                    {"disk_bytes", rates.disk_bytes}};
   return json;
 }

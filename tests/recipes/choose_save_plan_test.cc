@@ -6,7 +6,7 @@
 namespace thimble {
 namespace {
 
-constexpr MachineRates kRates = {1e11, 1e11, 5e10, 5e10, 1e10, 1e9};
+constexpr MachineRates kRates = {1e11, 1e11, 5e10, 5e10, 1e10, 5e9, 1e9};
 
 struct Outcome {
   ChosenSavePlan chosen;

@@ -105,6 +105,8 @@ inline nlohmann::json RandomMemory(Dice* dice, int64_t layers, bool dora) {
   }
   memory["activations"] = dice->Word(actions);
   if (dice->OneIn(2)) memory["boundaries"] = dice->Word(actions);
+  if (dice->OneIn(3)) memory["attention"] = dice->Word(actions);
+  if (dice->OneIn(3)) memory["elementwise"] = dice->Word(actions);
   if (dice->OneIn(3)) memory["boundary_span"] = dice->Between(2, 4);
   if (dice->OneIn(3)) {
     const int64_t first = dice->Below(layers);

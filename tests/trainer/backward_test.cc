@@ -263,7 +263,7 @@ TEST(BackwardTest, RecomputedGradientStepsReadNoValueOfTheForwardPass) {
     for (ValueId id : recorded.tape.steps()[s].inputs) {
       const Value& value = recorded.tape.value(id);
       const bool forward = value.producer >= 0 && value.producer < static_cast<int32_t>(recorded.forward_steps);
-      EXPECT_FALSE(forward && value.layer >= 0 && !value.boundary)
+      EXPECT_FALSE(forward && value.layer >= 0 && value.kind != ValueKind::kBoundary)
           << recorded.tape.steps()[s].op << " reads " << value.name;
     }
   }

@@ -28,6 +28,10 @@ DecoderConfig DeepConfig() {
 
 SavePlan Plan(SaveAction inner, SaveAction boundary) { return SavePlan(LayerSavePlan{inner, boundary}); }
 
+SavePlan ByKind(SaveAction inner, SaveAction attention, SaveAction elementwise) {
+  return SavePlan(LayerSavePlan{inner, SaveAction::kOffloadHost, attention, elementwise});
+}
+
 // Boundaries are kept every `span` layers only.
 SavePlan Spans(int64_t span, SaveAction kept) {
   SavePlan plan = Plan(SaveAction::kRecompute, SaveAction::kRecompute);
@@ -52,6 +56,10 @@ std::vector<SavePlan> LosslessPlans() {
           Plan(SaveAction::kRecompute, SaveAction::kOffloadDisk),
           Plan(SaveAction::kKeep, SaveAction::kRecompute),
           Plan(SaveAction::kOffloadHost, SaveAction::kRecompute),
+          ByKind(SaveAction::kKeep, SaveAction::kKeep, SaveAction::kRecompute),
+          ByKind(SaveAction::kRecompute, SaveAction::kKeep, SaveAction::kRecompute),
+          ByKind(SaveAction::kRecompute, SaveAction::kOffloadDisk, SaveAction::kOffloadHost),
+          ByKind(SaveAction::kOffloadHost, SaveAction::kRecompute, SaveAction::kKeep),
           Spans(2, SaveAction::kKeep),
           Spans(3, SaveAction::kOffloadHost),
           Mixture()};
@@ -220,6 +228,8 @@ TEST(OffloadTest, TextNamesRangesOfLayers) {
   SavePlan plan = SavePolicy::kKeep;
   plan.SetLayer(2, {SaveAction::kRecompute, SaveAction::kKeep});
   EXPECT_EQ(plan.Text(6), "0-1 keep; 2 recompute; 3-5 keep");
+  EXPECT_EQ(ByKind(SaveAction::kRecompute, SaveAction::kKeep, SaveAction::kRecompute).Text(4),
+            "recompute/offload_host attention=keep");
 }
 
 TEST(OffloadTest, SpillFileLeavesNothingBehindAndErrorsNameTheFolder) {
@@ -254,7 +264,7 @@ TEST(OffloadTest, SpillFileLeavesNothingBehindAndErrorsNameTheFolder) {
 // Fails from the third transfer on.
 class TornTier : public Tier {
  public:
-  TornTier() : Tier("torn", 1 << 20) {}
+  TornTier() : Tier("torn", 1 << 20, Mode::kBeside) {}
   ~TornTier() override { Stop(); }
   int calls = 0;
 

@@ -34,8 +34,12 @@ SavePlan Spans(int64_t span, SaveAction kept) {
 }
 
 std::vector<SavePlan> Plans() {
-  return {SavePolicy::kKeep, SavePolicy::kRecompute, SavePolicy::kOffloadDisk, Spans(2, SaveAction::kKeep),
-          Spans(3, SaveAction::kOffloadHost)};
+  return {SavePolicy::kKeep,
+          SavePolicy::kRecompute,
+          SavePolicy::kOffloadDisk,
+          Spans(2, SaveAction::kKeep),
+          Spans(3, SaveAction::kOffloadHost),
+          SavePlan(LayerSavePlan{SaveAction::kRecompute, SaveAction::kKeep, SaveAction::kOffloadHost})};
 }
 
 EngineOptions Options(const SavePlan& plan, int64_t tile, Placement idle) {
