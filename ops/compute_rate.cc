@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "absl/strings/str_format.h"
-#include "ops/busy_clock.h"
+#include "ops/busy_timer.h"
 #include "ops/cpu_level.h"
 #include "ops/matmul.h"
 #include "ops/matmul_bf16.h"
@@ -20,7 +20,7 @@ using Clock = std::chrono::steady_clock;
 
 // 0.13 GFLOP: a millisecond or so, and panels of every kind are in use.
 constexpr int64_t kRows = 256, kInner = 512, kCols = 512;
-constexpr double kMeasureSeconds = 0.05;
+constexpr double kMeasureSeconds = 0.1;
 constexpr int kMinRuns = 3;
 constexpr double kMinGain = 1.1;
 
@@ -44,21 +44,21 @@ ComputeRates MeasureComputeRates() {
   std::vector<float> x(kRows * kInner, 0.5f), w(kCols * kInner, 0.25f), y(kRows * kCols);
   const int64_t bytes = std::max(MatMulScratchBytes(), MatMulScratchBytes(Compute::kBF16, kRows, kInner, kCols));
   const ScratchBuffer memory(bytes);
-  const auto seconds = [&](Compute compute) {
-    const BusyClock clock;
-    MatMulNT({x.data(), kRows, kInner}, {w.data(), kCols, kInner}, {y.data(), kRows, kCols}, {compute}, memory.view());
-    return clock.Seconds();
+  BusyTimer f32, bf16;
+  const auto run = [&](Compute compute, BusyTimer* timer) {
+    timer->Run([&] {
+      MatMulNT({x.data(), kRows, kInner}, {w.data(), kCols, kInner}, {y.data(), kRows, kCols}, {compute},
+               memory.view());
+    });
   };
-  double f32 = 1e30, bf16 = 1e30;
   const Clock::time_point start = Clock::now();
   // In turns, so that whatever else the machine does meets both.
-  for (int run = 0; run < kMinRuns || std::chrono::duration<double>(Clock::now() - start).count() < kMeasureSeconds;
-       ++run) {
-    f32 = std::min(f32, seconds(Compute::kF32));
-    bf16 = std::min(bf16, seconds(Compute::kBF16));
+  for (int i = 0; i < kMinRuns || std::chrono::duration<double>(Clock::now() - start).count() < kMeasureSeconds; ++i) {
+    run(Compute::kF32, &f32);
+    run(Compute::kBF16, &bf16);
   }
   constexpr double kGflop = 2e-9 * kRows * kInner * kCols;
-  ComputeRates rates = {kGflop / f32, kGflop / bf16, Compute::kF32, ""};
+  ComputeRates rates = {kGflop / f32.Seconds(), kGflop / bf16.Seconds(), Compute::kF32, ""};
   // Rounding first and multiplying as f32 is never faster: what a busy machine makes of it is chance.
   const bool native = ActiveBf16Path() == Bf16Path::kDot || ActiveBf16Path() == Bf16Path::kTiles;
   if (native && rates.bf16_gflops >= kMinGain * rates.f32_gflops) rates.choice = Compute::kBF16;

@@ -1,10 +1,10 @@
 #include "trainer/machine_rates.h"
 
-#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <functional>
 #include <memory>
@@ -22,7 +22,7 @@
 #include "data/file.h"
 #include "nlohmann/json.hpp"
 #include "ops/attention.h"
-#include "ops/busy_clock.h"
+#include "ops/busy_timer.h"
 #include "ops/compute_rate.h"
 #include "ops/cpu_level.h"
 #include "ops/elementwise.h"
@@ -34,34 +34,26 @@
 namespace thimble {
 namespace {
 
-// To be raised when a measurement changes.
-constexpr int kFileVersion = 5;
-
-class WallClock {
- public:
-  double Seconds() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count(); }
-
- private:
-  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
-};
-
-// Seconds of the fastest of several runs over about `budget` seconds; `prepare` is not counted.
-template <typename Clock, typename Body>
-double BestSeconds(
-    double budget, const Body& body, const std::function<void()>& prepare = [] {}) {
-  double best = INFINITY;
-  const WallClock all;
-  for (int run = 0; run < 3 || all.Seconds() < budget; ++run) {
-    prepare();
-    const Clock clock;
-    body();
-    best = std::min(best, clock.Seconds());
-  }
-  return best;
-}
-
 // Where there is no memory to measure in.
 constexpr double kUnknownCopy = 5e9;
+
+// To be raised when a measurement changes.
+constexpr int kFileVersion = 6;
+
+// Several runs over about a tenth of a second; `prepare` is not counted.
+template <typename Body>
+BusyTimer Measure(
+    const Body& body, const std::function<void()>& prepare = [] {}) {
+  constexpr double kBudget = 0.1;
+  using Clock = std::chrono::steady_clock;
+  BusyTimer timer;
+  const Clock::time_point start = Clock::now();
+  for (int run = 0; run < 3 || std::chrono::duration<double>(Clock::now() - start).count() < kBudget; ++run) {
+    prepare();
+    timer.Run(body);
+  }
+  return timer;
+}
 
 // What a step reads was written long before: caches, which may hold hundreds of MiB, are not to help.
 void LeaveCaches(const void* data, int64_t bytes) {
@@ -79,15 +71,11 @@ double MeasureMemory() {
   constexpr int64_t kCount = int64_t{3} << 20;
   constexpr int64_t kBytes = kCount * static_cast<int64_t>(sizeof(float));
   std::vector<float> a(kCount, 1), b(kCount, 2), y(kCount);
-  const double seconds = BestSeconds<BusyClock>(
-      0.05,
-      [&] {
-        Add({a.data(), 1, kCount}, {b.data(), 1, kCount}, {y.data(), 1, kCount});
-      },
-      [&] {
-        for (const std::vector<float>* v : {&a, &b, &y}) LeaveCaches(v->data(), kBytes);
-      });
-  return 3.0 * sizeof(float) * kCount / seconds;
+  const auto add = [&] { Add({a.data(), 1, kCount}, {b.data(), 1, kCount}, {y.data(), 1, kCount}); };
+  const BusyTimer timer = Measure(add, [&] {
+    for (const std::vector<float>* v : {&a, &b, &y}) LeaveCaches(v->data(), kBytes);
+  });
+  return 3.0 * kBytes / timer.Seconds();
 }
 
 // As saved values move: there, and much later back.
@@ -100,11 +88,9 @@ double MeasureCopy() {
     (*tier)->Wait((*tier)->Put(block.data(), 0, kBytes)).IgnoreError();  // host memory does not fail
     (*tier)->Wait((*tier)->Get(0, block.data(), kBytes)).IgnoreError();
   };
-  const auto leave = [&block] { LeaveCaches(block.data(), kBytes); };
-  const bool at_once = (*tier)->mode() == Tier::Mode::kAtOnce;
-  const double seconds = at_once ? BestSeconds<BusyClock>(0.05, there_and_back, leave)
-                                 : BestSeconds<WallClock>(0.05, there_and_back, leave);
-  return 2.0 * kBytes / seconds;
+  // A kernel has just written what leaves, and where it comes back.
+  const BusyTimer timer = Measure(there_and_back, [&block] { std::memset(block.data(), 1, kBytes); });
+  return 2.0 * kBytes / ((*tier)->mode() == Tier::Mode::kAtOnce ? timer.Seconds() : timer.WallSeconds());
 }
 
 // Through the page cache, as a spill file is used.
@@ -115,11 +101,11 @@ double MeasureDisk() {
   if (!tier.ok()) return kSlow;
   std::vector<char> bytes(kBytes, 1);
   bool ok = true;
-  const double seconds = BestSeconds<WallClock>(0.05, [&] {
+  const BusyTimer timer = Measure([&] {
     ok = (*tier)->Wait((*tier)->Put(bytes.data(), 0, kBytes)).ok() &&
          (*tier)->Wait((*tier)->Get(0, bytes.data(), kBytes)).ok();
   });
-  return ok ? 2.0 * kBytes / seconds : kSlow;
+  return ok ? 2.0 * kBytes / timer.WallSeconds() : kSlow;
 }
 
 // Forward, one sample of 512 tokens, four heads of the usual width: a few milliseconds.
@@ -138,12 +124,12 @@ double MeasureAttention(Compute compute) {
   std::vector<int32_t> starts(kTokens, 0);
   const int64_t bytes = AttentionScratchBytes(shape, kTokens);
   const ScratchBuffer memory(bytes);
-  const double seconds = BestSeconds<BusyClock>(0.05, [&] {
+  const BusyTimer timer = Measure([&] {
     AttentionForward({q.data(), kTokens, q_cols}, {k.data(), kTokens, kv_cols}, {v.data(), kTokens, kv_cols},
                      {starts.data(), kTokens}, shape, {out.data(), kTokens, q_cols},
                      {lse.data(), kTokens, shape.num_heads}, memory.view());
   });
-  return 4.0 * (kTokens + 1) / 2 * kTokens * static_cast<double>(q_cols) / seconds;
+  return 4.0 * (kTokens + 1) / 2 * kTokens * static_cast<double>(q_cols) / timer.Seconds();
 }
 
 // What the rates depend on.
