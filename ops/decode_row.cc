@@ -27,7 +27,8 @@ struct Decoders {
   void (*bf16)(const uint16_t* in, int64_t count, float* out);
   void (*f16)(const uint16_t* in, int64_t count, float* out);
   void (*block)(const uint8_t* codes, int64_t begin, int64_t count, const float* codebook, float absmax, float* out);
-  void (*blocks)(Format format, const void* in, int64_t blocks, float* out);  // of formats with their own scales
+  void (*ternary)(const uint8_t* chunk, const float (&values)[4], float* out);  // 64 values
+  void (*blocks)(Format format, const void* in, int64_t blocks, float* out);    // of formats with their own scales
 };
 
 void DecodeBF16Portable(const uint16_t* in, int64_t count, float* out) {
@@ -47,7 +48,14 @@ void DecodeBlockPortable(const uint8_t* codes, int64_t begin, int64_t count, con
   }
 }
 
-constexpr Decoders kPortable = {DecodeBF16Portable, DecodeF16Portable, DecodeBlockPortable, DecodeBlocksPortable};
+void DecodeTernaryPortable(const uint8_t* chunk, const float (&values)[4], float* out) {
+  for (int part = 0; part < 4; ++part) {
+    for (int j = 0; j < 16; ++j) out[part * 16 + j] = values[chunk[j] >> (2 * part) & 3];
+  }
+}
+
+constexpr Decoders kPortable = {DecodeBF16Portable, DecodeF16Portable, DecodeBlockPortable, DecodeTernaryPortable,
+                                DecodeBlocksPortable};
 
 #if defined(__x86_64__)
 __attribute__((target("avx2"))) void DecodeBF16Avx2(const uint16_t* in, int64_t count, float* out) {
@@ -66,6 +74,17 @@ __attribute__((target("avx2,f16c"))) void DecodeF16Avx2(const uint16_t* in, int6
     _mm256_storeu_ps(out + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(in + i))));
   }
   DecodeF16Portable(in + i, count - i, out + i);
+}
+
+__attribute__((target("avx2"))) void DecodeTernaryAvx2(const uint8_t* chunk, const float (&values)[4], float* out) {
+  const __m256 table = _mm256_castps128_ps256(_mm_loadu_ps(values));
+  for (int j = 0; j < 16; j += 8) {
+    __m256i codes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(chunk + j)));
+    for (int part = 0; part < 4; ++part, codes = _mm256_srli_epi32(codes, 2)) {
+      const __m256i index = _mm256_and_si256(codes, _mm256_set1_epi32(3));
+      _mm256_storeu_ps(out + part * 16 + j, _mm256_permutevar8x32_ps(table, index));
+    }
+  }
 }
 
 __attribute__((target("avx2"))) void DecodeBlockAvx2(const uint8_t* codes, int64_t begin, int64_t count,
@@ -90,7 +109,7 @@ __attribute__((target("avx2"))) void DecodeBlockAvx2(const uint8_t* codes, int64
   DecodeBlockPortable(codes, begin + i, count - i, codebook, absmax, out + i);
 }
 
-constexpr Decoders kAvx2 = {DecodeBF16Avx2, DecodeF16Avx2, DecodeBlockAvx2, DecodeBlocks};
+constexpr Decoders kAvx2 = {DecodeBF16Avx2, DecodeF16Avx2, DecodeBlockAvx2, DecodeTernaryAvx2, DecodeBlocks};
 #endif
 
 const Decoders& BestDecoders() {
@@ -135,6 +154,27 @@ void DecodeFromBlocks(const Decoders& decoders, const WeightView& w, int64_t beg
   }
 }
 
+// Within a row: what follows is padding.
+void DecodeTernary(const Decoders& decoders, const WeightView& w, int64_t row, int64_t col, int64_t count, float* out) {
+  constexpr int64_t kChunk = 64;
+  const float values[4] = {-w.absmax[0], 0.0f, w.absmax[0], 0.0f};
+  const uint8_t* codes = static_cast<const uint8_t*>(w.data) + row * ((w.cols + kChunk - 1) / kChunk * 16);
+  for (const int64_t end = col + count; col < end;) {
+    const uint8_t* chunk = codes + col / kChunk * 16;
+    const int64_t skipped = col % kChunk;
+    const int64_t length = std::min(end - col, kChunk - skipped);
+    if (length == kChunk) {
+      decoders.ternary(chunk, values, out);
+    } else {
+      float all[kChunk];
+      decoders.ternary(chunk, values, all);
+      std::memcpy(out, all + skipped, static_cast<size_t>(length) * sizeof(float));
+    }
+    col += length;
+    out += length;
+  }
+}
+
 void Decode(const Decoders& decoders, const WeightView& w, int64_t row, int64_t col, int64_t count, float* out) {
   const int64_t begin = row * w.cols + col;
   switch (w.format) {
@@ -148,6 +188,8 @@ void Decode(const Decoders& decoders, const WeightView& w, int64_t row, int64_t 
     case Format::kNF4:
     case Format::kFP4:
       return Decode4Bit(decoders, w, begin, count, out);
+    case Format::kTernary:
+      return DecodeTernary(decoders, w, row, col, count, out);
     default:
       return DecodeFromBlocks(decoders, w, begin, count, out);
   }

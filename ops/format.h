@@ -14,6 +14,9 @@ enum class Format : uint8_t {
   kF16,
   kNF4,
   kFP4,
+  // BitNet b1.58: -1, 0 and 1 times one scale (absmax[0]); rows padded to 64 values, 16 bytes each 64: bits 2 i and 2 i
+  // + 1 of byte j are value 16 i + j, plus 1 (ops/bit_linear.h).
+  kTernary,
   // Whole blocks of a row, each with its own scales, as ggml stores them (ops/decode_blocks.h).
   kQ4_0,
   kQ4_1,
@@ -51,7 +54,8 @@ struct WeightView {
   // All but nf4 and fp4, with data null: DecodeRow and the ops that say so read rows through it.
   WeightReader* reader = nullptr;
 
-  // nf4 and fp4 only. Blocks of block_size consecutive elements of the flattened weight, across row ends.
+  // nf4 and fp4 (of ternary weights absmax[0] only). Blocks of block_size consecutive elements of the flattened weight,
+  // across row ends.
   int32_t block_size = 64;
   // Plain: absmax per block. Null when nested.
   const float* absmax = nullptr;

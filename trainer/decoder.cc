@@ -90,9 +90,11 @@ LayerWeights DeclareLayer(const DecoderConfig& c, int64_t index, Declarer* decla
     layer.q_norm = declare->Vector(name + "self_attn.q_norm.weight", c.head_dim);
     layer.k_norm = declare->Vector(name + "self_attn.k_norm.weight", c.head_dim);
   }
+  if (c.sub_norms) layer.attention_sub_norm = declare->Vector(name + "self_attn.attn_sub_norm.weight", q);
   layer.post_attention_norm = declare->Vector(name + "post_attention_layernorm.weight", c.hidden_dim);
   layer.gate = declare->Linear(index, "mlp.", "gate_proj", c.hidden_dim, c.intermediate_dim, c.mlp_bias);
   layer.up = declare->Linear(index, "mlp.", "up_proj", c.hidden_dim, c.intermediate_dim, c.mlp_bias);
+  if (c.sub_norms) layer.mlp_sub_norm = declare->Vector(name + "mlp.ffn_sub_norm.weight", c.intermediate_dim);
   layer.down = declare->Linear(index, "mlp.", "down_proj", c.intermediate_dim, c.hidden_dim, c.mlp_bias);
   return layer;
 }
@@ -134,6 +136,11 @@ absl::StatusOr<Decoder> DeclareDecoder(const DecoderConfig& config, const Adapte
       return absl::InvalidArgumentError(absl::StrCat(
           "adapter target \"", target, "\" is no linear layer of this model; it has ", absl::StrJoin(names, ", ")));
     }
+  }
+  if (config.ternary && adapter.rank > 0) {
+    return absl::InvalidArgumentError(
+        "this model's linear layers are ternary (BitNet), which adapters are not implemented for: set adapter.type: "
+        "none");
   }
   Decoder decoder;
   decoder.config = config;

@@ -52,6 +52,8 @@ struct LayerWeights {
   StoreId post_attention_norm = -1;
   StoreId q_norm = -1;
   StoreId k_norm = -1;
+  StoreId attention_sub_norm = -1;
+  StoreId mlp_sub_norm = -1;
   LinearWeights q, k, v, o, gate, up, down;
   std::vector<const LinearWeights*> Linears() const { return {&q, &k, &v, &o, &gate, &up, &down}; }
 };

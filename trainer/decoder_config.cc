@@ -9,6 +9,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "ops/check.h"
 
 namespace thimble {
@@ -85,11 +86,12 @@ constexpr Family kFamilies[] = {
     {"mistral", "MistralForCausalLM", 8, 0, false, false, true},
     {"qwen2", "Qwen2ForCausalLM", 32, 0, true, false, false},
     {"qwen3", "Qwen3ForCausalLM", 32, 128, false, true, false},
+    {"bitnet", "BitNetForCausalLM", 5, 0, false, false, false},
 };
 
 absl::StatusOr<const Family*> FindFamily(const ConfigReader& reader) {
   if (!reader.Has("model_type") || !reader.at("model_type").is_string()) {
-    return reader.Error("model_type", "expected one of llama, mistral, qwen2, qwen3");
+    return reader.Error("model_type", "expected one of llama, mistral, qwen2, qwen3, bitnet");
   }
   const std::string type = reader.at("model_type").get<std::string>();
   for (const Family& family : kFamilies) {
@@ -102,7 +104,7 @@ absl::StatusOr<const Family*> FindFamily(const ConfigReader& reader) {
     }
     return &family;
   }
-  return reader.Error("model_type", "unsupported architecture; Thimble trains llama, mistral, qwen2 and qwen3");
+  return reader.Error("model_type", "unsupported architecture; Thimble trains llama, mistral, qwen2, qwen3 and bitnet");
 }
 
 absl::Status ReadRopeScaling(const ConfigReader& reader, const json& object, const char* key, DecoderConfig* config) {
@@ -156,7 +158,7 @@ absl::Status ReadRopeScaling(const ConfigReader& reader, const json& object, con
 }
 
 absl::Status ReadRope(const ConfigReader& reader, DecoderConfig* config) {
-  RETURN_IF_ERROR(reader.Number("rope_theta", 1e4, &config->rope_theta));
+  RETURN_IF_ERROR(reader.Number("rope_theta", config->model_type == "bitnet" ? 5e5 : 1e4, &config->rope_theta));
   // A non-null rope_scaling beats rope_parameters.
   for (const char* key : {"rope_scaling", "rope_parameters"}) {
     if (!reader.Has(key)) continue;
@@ -169,7 +171,8 @@ absl::Status ReadRope(const ConfigReader& reader, DecoderConfig* config) {
 
 absl::Status ReadWindows(const ConfigReader& reader, const Family& family, DecoderConfig* config) {
   config->windows.assign(config->num_layers, 0);
-  if (family.model_type == std::string_view("llama")) return absl::OkStatus();
+  const std::string_view type = family.model_type;
+  if (type == "llama" || type == "bitnet") return absl::OkStatus();
   int64_t window = 0;  // an explicit null means none
   if (!reader.HasNull("sliding_window")) RETURN_IF_ERROR(reader.Int("sliding_window", 4096, 1, &window));
   bool use_window = family.always_window;
@@ -222,7 +225,7 @@ absl::Status ReadShape(const ConfigReader& reader, const Family& family, Decoder
   RETURN_IF_ERROR(reader.Int("head_dim", head_dim, 1, &config->head_dim));
   if (config->head_dim % 2 != 0) return reader.Error("head_dim", "expected an even number");
   double value;
-  RETURN_IF_ERROR(reader.Number("rms_norm_eps", 1e-6, &value));
+  RETURN_IF_ERROR(reader.Number("rms_norm_eps", config->model_type == "bitnet" ? 1e-5 : 1e-6, &value));
   if (!(value > 0)) return reader.Error("rms_norm_eps", "expected a number above 0");
   config->rms_norm_eps = static_cast<float>(value);
   RETURN_IF_ERROR(reader.Number("initializer_range", 0.02, &value));
@@ -230,10 +233,45 @@ absl::Status ReadShape(const ConfigReader& reader, const Family& family, Decoder
   return absl::OkStatus();
 }
 
-absl::Status RefuseUnsupported(const ConfigReader& reader) {
-  if (reader.Has("hidden_act") && reader.at("hidden_act") != "silu") {
-    return reader.Error("hidden_act", "unsupported; Thimble knows silu");
+absl::Status ReadActivation(const ConfigReader& reader, DecoderConfig* config) {
+  const bool bitnet = config->model_type == "bitnet";
+  if (bitnet && (!reader.Has("hidden_act") || reader.at("hidden_act") == "relu2")) {
+    config->activation = GateActivation::kReluSquared;
+  } else if (reader.Has("hidden_act") && reader.at("hidden_act") != "silu") {
+    return reader.Error("hidden_act",
+                        bitnet ? "unsupported; Thimble knows silu and relu2" : "unsupported; Thimble knows silu");
   }
+  return absl::OkStatus();
+}
+
+// Without a quantization_config, BitNet's architecture computes in full precision.
+absl::Status ReadBitNet(const ConfigReader& reader, DecoderConfig* config) {
+  config->sub_norms = true;
+  if (!reader.Has("quantization_config")) return absl::OkStatus();
+  const json& object = reader.at("quantization_config");
+  if (!object.is_object()) return reader.Error("quantization_config", "expected an object");
+  const ConfigReader stored(object, absl::StrCat(reader.path(), ": quantization_config"));
+  const auto one_of = [&](const char* key, const char* absent, std::initializer_list<const char*> known) {
+    const std::string found = stored.Has(key) && object[key].is_string() ? object[key].get<std::string>()
+                              : stored.Has(key)                          ? ""
+                                                                         : absent;
+    for (const char* name : known) {
+      if (found == name) return absl::OkStatus();
+    }
+    return stored.Error(key, absl::StrCat("unsupported; Thimble knows ", absl::StrJoin(known, " and ")));
+  };
+  RETURN_IF_ERROR(one_of("quant_method", "", {"bitnet"}));
+  RETURN_IF_ERROR(one_of("linear_class", "bitlinear", {"bitlinear", "autobitlinear"}));
+  RETURN_IF_ERROR(one_of("quantization_mode", "offline", {"offline", "online"}));
+  if (stored.Has("modules_to_not_convert")) return stored.Error("modules_to_not_convert", "unsupported; expected null");
+  bool own_norms;
+  RETURN_IF_ERROR(stored.Bool("use_rms_norm", false, &own_norms));
+  if (own_norms) return stored.Error("use_rms_norm", "unsupported; expected false");
+  config->ternary = true;
+  return absl::OkStatus();
+}
+
+absl::Status RefuseUnsupported(const ConfigReader& reader) {
   double partial;
   RETURN_IF_ERROR(reader.Number("partial_rotary_factor", 1, &partial));
   if (partial != 1) return reader.Error("partial_rotary_factor", "unsupported; expected 1");
@@ -275,12 +313,14 @@ absl::StatusOr<DecoderConfig> ParseDecoderConfig(const json& object, const std::
   DecoderConfig config;
   config.model_type = family->model_type;
   RETURN_IF_ERROR(ReadShape(reader, *family, &config));
+  RETURN_IF_ERROR(ReadActivation(reader, &config));
   RETURN_IF_ERROR(RefuseUnsupported(reader));
+  if (config.model_type == "bitnet") RETURN_IF_ERROR(ReadBitNet(reader, &config));
   RETURN_IF_ERROR(ReadRope(reader, &config));
   RETURN_IF_ERROR(ReadWindows(reader, *family, &config));
   RETURN_IF_ERROR(reader.Bool("tie_word_embeddings", false, &config.tie_embeddings));
   bool attention_bias = false;
-  if (config.model_type == "llama" || config.model_type == "qwen3") {
+  if (config.model_type == "llama" || config.model_type == "qwen3" || config.model_type == "bitnet") {
     RETURN_IF_ERROR(reader.Bool("attention_bias", false, &attention_bias));
   }
   if (config.model_type == "llama") RETURN_IF_ERROR(reader.Bool("mlp_bias", false, &config.mlp_bias));
@@ -299,6 +339,7 @@ int64_t DecoderConfig::ParameterCount() const {
   if (o_bias) layer += hidden_dim;
   if (mlp_bias) layer += 2 * intermediate_dim + hidden_dim;
   if (qk_norm) layer += 2 * head_dim;
+  if (sub_norms) layer += q + intermediate_dim;
   return num_layers * layer + hidden_dim + vocab_size * hidden_dim * (tie_embeddings ? 1 : 2);
 }
 
@@ -330,7 +371,7 @@ json RopeScalingJson(const RopeScaling& scaling) {
 
 // The families that know windows get them spelled out: an absent key would mean the family's default.
 void AddWindows(const DecoderConfig& config, json* object) {
-  if (config.model_type == "llama") return;
+  if (config.model_type == "llama" || config.model_type == "bitnet") return;
   int64_t window = 0;
   json types = json::array();
   for (const int64_t of_layer : config.windows) {
@@ -364,7 +405,11 @@ json DecoderConfigJson(const DecoderConfig& config, const std::string& dtype) {
     object["rope_scaling"] = RopeScalingJson(config.rope_scaling);
   }
   AddWindows(config, &object);
-  object["hidden_act"] = "silu";
+  object["hidden_act"] = config.activation == GateActivation::kSilu ? "silu" : "relu2";
+  if (config.ternary) {
+    object["quantization_config"] = {
+        {"quant_method", "bitnet"}, {"linear_class", "autobitlinear"}, {"quantization_mode", "online"}};
+  }
   object["initializer_range"] = ShortDouble(config.init_std);
   object["tie_word_embeddings"] = config.tie_embeddings;
   object["torch_dtype"] = dtype;

@@ -1,7 +1,7 @@
 // What a decoder-only language model is made of: one struct of switches for all families. A family is a function from
 // its config.json to this struct, plus the weight names in decoder.cc.
 // Sources: the families' published configurations; Llama 2 (arXiv:2307.09288), Mistral 7B (arXiv:2310.06825),
-// Qwen2 (arXiv:2407.10671), Qwen3 (arXiv:2505.09388).
+// Qwen2 (arXiv:2407.10671), Qwen3 (arXiv:2505.09388), BitNet b1.58 2B4T (arXiv:2504.12285).
 #pragma once
 
 #include <cstdint>
@@ -11,11 +11,12 @@
 #include "absl/status/statusor.h"
 #include "nlohmann/json.hpp"
 #include "ops/rope.h"
+#include "ops/swiglu.h"
 
 namespace thimble {
 
 struct DecoderConfig {
-  std::string model_type;  // "llama", "mistral", "qwen2", "qwen3"
+  std::string model_type;  // "llama", "mistral", "qwen2", "qwen3", "bitnet"
   int64_t hidden_dim = 0;
   int64_t num_layers = 0;
   int64_t num_heads = 0;
@@ -31,6 +32,9 @@ struct DecoderConfig {
   bool qkv_bias = false;
   bool o_bias = false;
   bool mlp_bias = false;
+  GateActivation activation = GateActivation::kSilu;
+  bool sub_norms = false;        // BitNet: RMSNorm before the output and the down projection
+  bool ternary = false;          // BitNet b1.58: all linear layers but the head are BitLinear (ops/bit_linear.h)
   bool qk_norm = false;          // RMSNorm over head_dim on q and k, before the rotation
   std::vector<int64_t> windows;  // per layer: number of visible keys, 0 for all
   float init_std = 0.02f;        // of fresh weights

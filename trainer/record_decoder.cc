@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <string>
 #include <utility>
 
@@ -48,7 +49,8 @@ class LayerRecorder {
     std::vector<ValueId> out(x.size());
     for (size_t t = x.size(); t-- > 0;) {
       BeginTile(t);
-      const ValueId a = RecordJoinColumns(tape_, attended[t], prefix_ + "attended");
+      ValueId a = RecordJoinColumns(tape_, attended[t], prefix_ + "attended");
+      if (decoder_.config.sub_norms) a = Norm(a, weights_->attention_sub_norm, "attention_sub_norm");
       const ValueId h = RecordAdd(tape_, x[t], Linear(a, weights_->o, "o"), prefix_ + "h");
       out[t] = Mlp(h);
       tape_->SetKind(out[t], ValueKind::kBoundary);
@@ -166,12 +168,15 @@ class LayerRecorder {
   ValueId SwiGLUMlp(ValueId m) {
     const ValueId gate = Linear(m, weights_->gate, "gate");
     const ValueId up = Linear(m, weights_->up, "up");
-    return Linear(RecordSwiGLU(tape_, gate, up, prefix_ + "swiglu"), weights_->down, "down");
+    ValueId y = RecordGatedUnit(tape_, decoder_.config.activation, gate, up, prefix_ + "swiglu");
+    if (decoder_.config.sub_norms) y = Norm(y, weights_->mlp_sub_norm, "mlp_sub_norm");
+    return Linear(y, weights_->down, "down");
   }
 
   ValueId Linear(ValueId x, const LinearWeights& linear, const char* name) {
     const ValueId weight = tape_->Persistent(linear.weight);
     const ValueId bias = linear.bias < 0 ? kNoValue : tape_->Persistent(linear.bias);
+    if (decoder_.config.ternary) return TernaryLinear(x, weight, bias, name);
     if (linear.lora_a < 0) return RecordLinear(tape_, x, weight, bias, decoder_.compute, prefix_ + name);
     LoraSpec lora;
     lora.a = tape_->Persistent(linear.lora_a);
@@ -184,6 +189,17 @@ class LayerRecorder {
     return RecordLoraLinear(tape_, x, weight, bias, lora, decoder_.compute, prefix_ + name);
   }
 
+  // Layers that read one input share its rows in int8, tiles of tokens the weight's codes.
+  ValueId TernaryLinear(ValueId x, ValueId weight, ValueId bias, const char* name) {
+    if (quantised_ != x) {
+      quantised_ = x;
+      rows_ = RecordQuantizeRows(tape_, x, prefix_ + name + ".int8");
+    }
+    const auto [at, fresh] = ternary_.try_emplace(weight);
+    if (fresh) at->second = RecordTernarize(tape_, weight, absl::StrCat("layers.", index_, ".", name, ".ternary"));
+    return RecordBitLinear(tape_, x, rows_, weight, at->second, bias, decoder_.compute, prefix_ + name);
+  }
+
   Tape* tape_;
   const Decoder& decoder_;
   DecoderInputs inputs_;
@@ -193,7 +209,10 @@ class LayerRecorder {
   int64_t mlp_tile_;
   const LayerWeights* weights_ = nullptr;  // of the layer that is recorded
   int64_t index_ = 0;
-  int64_t first_row_ = 0;  // of the tile that is recorded
+  int64_t first_row_ = 0;         // of the tile that is recorded
+  ValueId quantised_ = kNoValue;  // whose rows in int8 are rows_
+  Int8Rows rows_;
+  std::map<ValueId, TernaryWeight> ternary_;  // by weight
   std::string prefix_;
 };
 

@@ -40,6 +40,13 @@ const std::map<std::string_view, Formula>& Formulas() {
       {"matmul_nt", {Unit::kMatMul, [](const Shapes& s, double) { return 2 * s.Rows(0) * s.Size(1); }}},
       {"matmul_nn", {Unit::kMatMul, [](const Shapes& s, double) { return 2 * s.Rows(0) * s.Size(1); }}},
       {"matmul_tn", {Unit::kMatMul, [](const Shapes& s, double) { return 2 * s.Rows(0) * s.Size(2); }}},
+      {"bit_linear", {Unit::kMatMul, [](const Shapes& s, double) { return 2 * s.Rows(0) * s.Size(5); }}},
+      {"bit_linear_backward",
+       {Unit::kMatMul,
+        [](const Shapes& s, double) {
+          const double in = static_cast<double>(s.tape.value(s.step.outputs[0]).cols);
+          return 2 * s.Size(0) * in;
+        }}},
       {"lora_down", {Unit::kMatMul, [](const Shapes& s, double) { return 2 * s.Rows(0) * s.Size(1); }}},
       {"lora_up", {Unit::kMatMul, [](const Shapes& s, double) { return 2 * s.Rows(0) * s.Size(2); }}},
       // dB, d(xA), dA, and dx where it is asked for.

@@ -214,15 +214,15 @@ ValueId RecordRope(Tape* tape, ValueId x, const RopeTableValues& table, int64_t 
   return y;
 }
 
-ValueId RecordSwiGLU(Tape* tape, ValueId gate, ValueId up, const std::string& name) {
+ValueId RecordGatedUnit(Tape* tape, GateActivation activation, ValueId gate, ValueId up, const std::string& name) {
   const ValueId y = tape->Activation(name, tape->value(gate).rows, tape->value(gate).cols);
   tape->SetKind(y, ValueKind::kElementwise);
   Step step;
   step.op = "swiglu";
   step.inputs = {gate, up};
   step.outputs = {y};
-  step.run = [](const StepContext& c) { SwiGLUForward(c.In(0), c.In(1), c.Out(0)); };
-  step.backward = [](Backward& b, const Step& s) {
+  step.run = [activation](const StepContext& c) { SwiGLUForward(c.In(0), c.In(1), c.Out(0), activation); };
+  step.backward = [activation](Backward& b, const Step& s) {
     const ValueId dgate = b.NewGradient(s.inputs[0]);
     const ValueId dup = b.NewGradient(s.inputs[1]);
     Step back;
@@ -230,7 +230,9 @@ ValueId RecordSwiGLU(Tape* tape, ValueId gate, ValueId up, const std::string& na
     back.inputs = {b.Saved(s.inputs[0]), b.Saved(s.inputs[1]), b.Gradient(s.outputs[0])};
     back.outputs = {dgate, dup};
     back.in_place = {{0, 0}, {1, 1}};
-    back.run = [](const StepContext& c) { SwiGLUBackward(c.In(0), c.In(1), c.In(2), c.Out(0), c.Out(1)); };
+    back.run = [activation](const StepContext& c) {
+      SwiGLUBackward(c.In(0), c.In(1), c.In(2), c.Out(0), c.Out(1), activation);
+    };
     b.tape().Append(std::move(back));
     b.AddGradient(s.inputs[0], dgate);
     b.AddGradient(s.inputs[1], dup);

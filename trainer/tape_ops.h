@@ -9,6 +9,7 @@
 #include "ops/attention.h"
 #include "ops/linear_cross_entropy.h"
 #include "ops/matmul.h"
+#include "ops/swiglu.h"
 #include "trainer/tape.h"
 
 namespace thimble {
@@ -21,6 +22,21 @@ ValueId RecordRmsNorm(Tape* tape, ValueId x, ValueId w, float eps, const std::st
 
 // y = x W^T (+ bias); w [out, in] in any format, bias [1, out] or kNoValue.
 ValueId RecordLinear(Tape* tape, ValueId x, ValueId w, ValueId bias, Compute compute, const std::string& name);
+
+// BitNet b1.58: an input's rows in int8, shared by the linear layers that read it; a weight's ternary codes; and their
+// product (ops/bit_linear.h), whose gradients pass straight through both to x and w. `compute`: of the gradients.
+struct Int8Rows {
+  ValueId values = kNoValue;  // [T, Int8RowWords(in)]
+  ValueId scale = kNoValue;   // [1, T]
+};
+Int8Rows RecordQuantizeRows(Tape* tape, ValueId x, const std::string& name);
+struct TernaryWeight {
+  ValueId codes = kNoValue;  // [out, TernaryRowWords(in)]
+  ValueId gamma = kNoValue;  // [1, 1]
+};
+TernaryWeight RecordTernarize(Tape* tape, ValueId w, const std::string& name);
+ValueId RecordBitLinear(Tape* tape, ValueId x, const Int8Rows& rows, ValueId w, const TernaryWeight& ternary,
+                        ValueId bias, Compute compute, const std::string& name);
 
 struct LoraSpec {
   ValueId a = kNoValue;          // [rank, in]
@@ -53,7 +69,8 @@ ValueId RecordAttention(Tape* tape, ValueId q, ValueId k, ValueId v, ValueId sta
 ValueId RecordCachedAttention(Tape* tape, ValueId q, ValueId k, ValueId v, ValueId k_cache, ValueId v_cache,
                               ValueId starts, const AttentionShape& shape, const std::string& name);
 
-ValueId RecordSwiGLU(Tape* tape, ValueId gate, ValueId up, const std::string& name);
+// y = act(gate) * up, act being silu or relu squared.
+ValueId RecordGatedUnit(Tape* tape, GateActivation activation, ValueId gate, ValueId up, const std::string& name);
 ValueId RecordAdd(Tape* tape, ValueId a, ValueId b, const std::string& name);
 
 // y = x[begin .. begin + rows). All uses of x that pass a gradient must be such slices, together all of its rows and

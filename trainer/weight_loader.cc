@@ -12,6 +12,7 @@
 #include "absl/strings/str_format.h"
 #include "data/bnb_weight.h"
 #include "data/checksum.h"
+#include "data/ternary_weight.h"
 #include "ops/check.h"
 #include "ops/decode_blocks.h"
 
@@ -99,6 +100,7 @@ class WeightLoader {
 
   absl::Status Load(StoreId id) {
     const StoreEntry& entry = store_.entry(id);
+    if (folder_.Find(TernaryScaleName(entry.name)) != nullptr) return LoadPackedTernary(id);
     if (Is4Bit(entry.view.format) && HasBnbWeight(folder_, entry.name)) return LoadAlreadyQuantised(id);
     ASSIGN_OR_RETURN(const TensorRef tensor, Require(entry));
     if (Is4Bit(entry.view.format)) return Quantise(id, tensor);
@@ -137,6 +139,20 @@ class WeightLoader {
                                                      ShapeText({read.weight.rows, read.weight.cols})));
     }
     return BindQuantised(id, std::move(read.weight));
+  }
+
+  // Master weights that quantise to the codes and the scale that the folder holds.
+  absl::Status LoadPackedTernary(StoreId id) {
+    const StoreEntry& entry = store_.entry(id);
+    used_.insert(entry.name);
+    used_.insert(TernaryScaleName(entry.name));
+    ASSIGN_OR_RETURN(std::vector<float> masters, ReadTernaryMasters(folder_, entry.name, entry.rows, entry.cols));
+    if (entry.slot < 0) {
+      std::memcpy(store_.matrix(id).data, masters.data(), masters.size() * sizeof(float));
+      return absl::OkStatus();
+    }
+    auto floats = std::make_shared<std::vector<float>>(std::move(masters));
+    return store_.Bind(id, WeightView(floats->data(), entry.rows, entry.cols), std::move(floats));
   }
 
   absl::Status BindQuantised(StoreId id, QuantizedWeight weight) {
@@ -296,6 +312,7 @@ absl::StatusOr<StorageOf> StorageForConfig(const nlohmann::json& config, const s
   }
   const nlohmann::json& stored = config["quantization_config"];
   const std::string type = text(stored, "bnb_4bit_quant_type");
+  if (text(stored, "quant_method") == "bitnet") return StorageForShape(plain, quantization);
   if (text(stored, "quant_method") != "bitsandbytes" || (type != "nf4" && type != "fp4")) {
     return absl::InvalidArgumentError(
         absl::StrCat(path, ": quantization_config: expected bitsandbytes with nf4 or fp4, found quant_method ",
@@ -330,6 +347,11 @@ absl::Status CheckTensors(const ModelFolder& folder) {
                                   StorageFor(folder, QuantizationOptions()), &store));
   WeightLoader loader(folder, QuantizationOptions(), &store);
   for (StoreId id = 0; id < static_cast<StoreId>(store.size()); ++id) {
+    if (folder.Find(TernaryScaleName(store.entry(id).name)) != nullptr) {
+      loader.MarkUsed(store.entry(id).name);
+      loader.MarkUsed(TernaryScaleName(store.entry(id).name));
+      continue;
+    }
     RETURN_IF_ERROR(loader.Require(store.entry(id)).status());
   }
   if (decoder.head == decoder.embedding) loader.MarkUsed("lm_head.weight");

@@ -168,7 +168,7 @@ TEST(BackwardTest, GradientsOfAValueUsedTwiceAreAdded) {
   const ValueId ids = tape.Input("ids", 1, 3, DType::kI32);
   const ValueId targets = tape.Input("targets", 1, 3, DType::kI32);
   const ValueId x = RecordEmbedding(&tape, tape.Persistent(w), ids, 0, tape.value(ids).cols, "x");
-  const ValueId y = RecordSwiGLU(&tape, x, x, "y");
+  const ValueId y = RecordGatedUnit(&tape, GateActivation::kSilu, x, x, "y");
   const ValueId z = RecordAdd(&tape, y, x, "z");
   RecordLinearCrossEntropy(&tape, z, tape.Persistent(w), targets, 0, {}, /*train=*/true);
   Backward(&tape, SavePolicy::kKeep).Run();

@@ -229,10 +229,13 @@ TEST_P(StoriesTest, ReproducesTheReference) {
   engine.Evaluate(batch, &losses);
   const std::vector<double> nll = probe["nll"];
   ASSERT_EQ(nll.size() + 1, losses.size());
-  for (size_t t = 0; t < nll.size(); ++t) EXPECT_NEAR(losses[t], nll[t], 2e-5) << t;
+  // An input that the reference's doubles round to the next int8 moves what follows.
+  const double tolerance = config->ternary ? 2e-3 : 2e-5;
+  for (size_t t = 0; t < nll.size(); ++t) EXPECT_NEAR(losses[t], nll[t], tolerance) << t;
   const std::vector<float> logits = LogitsOf(&engine, batch);
   const std::vector<float> last_logits = probe["last_logits"];
-  EXPECT_LT(RelativeDifference(last_logits, logits.data() + logits.size() - last_logits.size()), 1e-5);
+  EXPECT_LT(RelativeDifference(last_logits, logits.data() + logits.size() - last_logits.size()),
+            config->ternary ? 1e-3 : 1e-5);
 
   const nlohmann::json& greedy = reference["greedy"];
   const std::vector<int32_t> prompt = greedy["prompt_ids"];
@@ -245,9 +248,12 @@ TEST_P(StoriesTest, ReproducesTheReference) {
   EXPECT_EQ((*tokenizer)->Decode(all, /*skip_special_tokens=*/true), greedy["text"].get<std::string>());
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, StoriesTest, testing::Values("stories260K", "stories260K-bf16"),
+INSTANTIATE_TEST_SUITE_P(Models, StoriesTest, testing::Values("stories260K", "stories260K-bf16", "bitnet-stories-1M",
+                                                          "bitnet-stories-1M-packed"),
                          [](const testing::TestParamInfo<std::string>& info) {
-                           return info.param == "stories260K" ? std::string("f32") : std::string("bf16");
+                           std::string name = info.param;
+                           std::replace(name.begin(), name.end(), '-', '_');
+                           return name;
                          });
 
 }  // namespace

@@ -1,0 +1,121 @@
+// BitNet b1.58's linear layers: int8 inputs by ternary weights, straight-through gradients.
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "ops/bit_linear.h"
+#include "trainer/backward.h"
+#include "trainer/tape_ops.h"
+#include "trainer/tape_ops_common.h"
+
+namespace thimble {
+namespace {
+
+// Bytes that are no floats, and numbers on which all of them depend: never compressed.
+ValueId Whole(Tape* tape, const std::string& name, int64_t rows, int64_t cols) {
+  const ValueId id = tape->Activation(name, rows, cols);
+  tape->MarkStatistic(id);
+  return id;
+}
+
+int64_t ProductScratchBytes(const Tape& tape, ValueId x, ValueId w, Compute compute) {
+  return MatMulScratchBytes(compute, tape.value(x).rows, tape.value(w).cols, tape.value(w).rows);
+}
+
+// dw += dy^T x', x' being the dequantised input.
+void AppendTernaryWeightGradient(Backward& b, const Step& s, ValueId dy, Compute compute) {
+  const ValueId x = s.inputs[4], w = s.inputs[5];
+  const Value shape = b.tape().value(x);
+  const ValueId rounded = b.tape().Activation(absl::StrCat(shape.name, "~"), shape.rows, shape.cols);
+  Step decode;
+  decode.op = "dequantize_rows";
+  decode.inputs = {b.Saved(s.inputs[0]), b.Saved(s.inputs[1])};
+  decode.outputs = {rounded};
+  decode.run = [](const StepContext& c) { DequantizeRowsInt8(c.In(0), c.InVector(1), c.Out(0)); };
+  b.tape().Append(std::move(decode));
+  Step step;
+  step.op = "matmul_tn";
+  step.inputs = {dy, rounded, b.ParameterGradient(w)};
+  step.scratch_bytes = ProductScratchBytes(b.tape(), x, w, compute);
+  step.run = [compute](const StepContext& c) {
+    MatMulTN(c.In(0), c.In(1), c.Mutable(2), {.compute = compute, .accumulate = true}, c.scratch());
+  };
+  b.tape().Append(std::move(step));
+}
+
+// dx = dy W', W' being the dequantised weight, added to what x's gradient holds already.
+void AppendTernaryInputGradient(Backward& b, const Step& s, ValueId dy, Compute compute) {
+  const ValueId x = s.inputs[4], w = s.inputs[5];
+  const ValueId so_far = b.Gradient(x);
+  const ValueId dx = b.NewGradient(x);
+  const bool accumulate = so_far != kNoValue;
+  const int64_t cols = b.tape().value(w).cols;
+  Step step;
+  step.op = "bit_linear_backward";
+  step.inputs = {dy, b.Saved(s.inputs[2]), b.Saved(s.inputs[3])};
+  step.outputs = {dx};
+  step.scratch_bytes = ProductScratchBytes(b.tape(), x, w, compute);
+  if (accumulate) {
+    step.inputs.push_back(so_far);
+    step.in_place = {{0, 3}};
+  }
+  step.run = [compute, accumulate, cols](const StepContext& c) {
+    if (accumulate) CopyIfApart(c.In(3), c.Out(0));
+    const WeightView weight = TernaryView(c.In(1), cols, c.In(2).data);
+    MatMulNN(c.In(0), weight, c.Out(0), {.compute = compute, .accumulate = accumulate}, c.scratch());
+  };
+  b.tape().Append(std::move(step));
+  b.SetGradient(x, dx);
+}
+
+}  // namespace
+
+Int8Rows RecordQuantizeRows(Tape* tape, ValueId x, const std::string& name) {
+  const Value shape = tape->value(x);
+  const Int8Rows rows{Whole(tape, name, shape.rows, Int8RowWords(shape.cols)),
+                      Whole(tape, absl::StrCat(name, ".scale"), 1, shape.rows)};
+  Step step;
+  step.op = "quantize_rows";
+  step.inputs = {x};
+  step.outputs = {rows.values, rows.scale};
+  step.run = [](const StepContext& c) { QuantizeRowsInt8(c.In(0), c.Out(0), c.OutVector(1)); };
+  tape->Append(std::move(step));
+  return rows;
+}
+
+TernaryWeight RecordTernarize(Tape* tape, ValueId w, const std::string& name) {
+  const Value shape = tape->value(w);
+  const TernaryWeight ternary{Whole(tape, name, shape.rows, TernaryRowWords(shape.cols)),
+                              Whole(tape, absl::StrCat(name, ".gamma"), 1, 1)};
+  Step step;
+  step.op = "ternarize";
+  step.inputs = {w};
+  step.outputs = {ternary.codes, ternary.gamma};
+  step.scratch_bytes = TernarizeScratchBytes(shape.rows);
+  step.run = [](const StepContext& c) { TernarizeWeight(c.Weight(0), c.Out(0), c.OutVector(1).data, c.scratch()); };
+  tape->Append(std::move(step));
+  return ternary;
+}
+
+ValueId RecordBitLinear(Tape* tape, ValueId x, const Int8Rows& rows, ValueId w, const TernaryWeight& ternary,
+                        ValueId bias, Compute compute, const std::string& name) {
+  const ValueId y = tape->Activation(name, tape->value(x).rows, tape->value(w).rows);
+  const int64_t cols = tape->value(w).cols;
+  Step step;
+  step.op = "bit_linear";
+  // x and w are read in their quantised forms alone; their gradients are those of these forms.
+  step.inputs = {rows.values, rows.scale, ternary.codes, ternary.gamma, x, w};
+  step.outputs = {y};
+  step.scratch_bytes = BitLinearScratchBytes(cols);
+  step.run = [cols](const StepContext& c) {
+    BitLinearForward(c.In(0), c.InVector(1), TernaryView(c.In(2), cols, c.In(3).data), c.Out(0), c.scratch());
+  };
+  step.backward = [compute](Backward& b, const Step& s) {
+    const ValueId dy = b.Gradient(s.outputs[0]);
+    if (b.Needs(s.inputs[5])) AppendTernaryWeightGradient(b, s, dy, compute);
+    if (b.Needs(s.inputs[4])) AppendTernaryInputGradient(b, s, dy, compute);
+  };
+  tape->Append(std::move(step));
+  return RecordBias(tape, y, bias, absl::StrCat(name, "+bias"));
+}
+
+}  // namespace thimble
