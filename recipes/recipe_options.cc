@@ -50,7 +50,13 @@ QuantizationOptions QuantizationOptionsOf(const Recipe& recipe) {
 
 DecoderConfig FreshDecoderConfigOf(const recipe::DecoderShape& shape, int64_t tokenizer_vocab) {
   DecoderConfig config;
-  config.model_type = "llama";
+  const bool bitnet = shape.architecture() == recipe::DecoderShape::ARCHITECTURE_BITNET;
+  config.model_type = bitnet ? "bitnet" : "llama";
+  config.sub_norms = bitnet;
+  config.ternary = bitnet && shape.ternary();
+  if (bitnet && shape.activation() == recipe::DecoderShape::ACTIVATION_RELU2) {
+    config.activation = GateActivation::kReluSquared;
+  }
   config.hidden_dim = shape.hidden_dim();
   config.num_layers = shape.num_layers();
   config.num_heads = shape.num_heads();
@@ -239,6 +245,8 @@ TrainLoopOptions TrainLoopOptionsOf(const Recipe& recipe, int64_t steps_per_epoc
   if (schedule.type() == Schedule::TYPE_LINEAR) to.kind = ScheduleKind::kLinear;
   if (schedule.type() == Schedule::TYPE_CONSTANT) to.kind = ScheduleKind::kConstant;
   if (schedule.type() == Schedule::TYPE_WSD) to.kind = ScheduleKind::kWsd;
+  if (schedule.type() == Schedule::TYPE_TWO_STAGE) to.kind = ScheduleKind::kTwoStage;
+  to.second_peak = schedule.second_peak();
   const double ratio = schedule.has_warmup_ratio() ? schedule.warmup_ratio() : 0.03;
   const double steps = static_cast<double>(to.total_steps);
   to.warmup_steps =

@@ -39,6 +39,17 @@ constexpr RefusedPair kRefusedPairs[] = {
      [](const Recipe& r) { return r.model().has_config() && IsQuantized(r); }},
     {"model.config", "adapter.type", "fresh weights must train themselves: set adapter.type to none",
      [](const Recipe& r) { return r.model().has_config() && HasAdapter(r); }},
+    {"model.config.ternary", "model.config.architecture", "only bitnet has ternary layers: set architecture to bitnet",
+     [](const Recipe& r) {
+       const DecoderShape& shape = r.model().config();
+       return shape.has_ternary() && shape.architecture() != DecoderShape::ARCHITECTURE_BITNET;
+     }},
+    {"model.config.activation", "model.config.architecture", "only bitnet has another gate than silu: set architecture",
+     [](const Recipe& r) {
+       const DecoderShape& shape = r.model().config();
+       return shape.activation() != DecoderShape::ACTIVATION_SILU &&
+              shape.architecture() != DecoderShape::ARCHITECTURE_BITNET;
+     }},
     {"model.config.num_heads", "model.config.num_kv_heads", "num_kv_heads must divide num_heads",
      [](const Recipe& r) {
        const DecoderShape& shape = r.model().config();

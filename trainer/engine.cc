@@ -166,13 +166,14 @@ double Engine::TrainMicroStep(const Batch& batch, float inverse_targets, uint64_
   return Train(batch, &scalars);
 }
 
-double Engine::TrainAndUpdate(const Batch& batch, float inverse_targets, uint64_t dropout_counter, double learning_rate,
-                              int64_t optimizer_step, double* grad_norm) {
+double Engine::TrainAndUpdate(const Batch& batch, float inverse_targets, uint64_t dropout_counter,
+                              const StepRates& rates, int64_t optimizer_step, double* grad_norm) {
   CHECK(options_.train && updates_in_backward());
   RunScalars scalars;
   scalars.inverse_targets = inverse_targets;
   scalars.dropout_counter = dropout_counter;
-  scalars.learning_rate = learning_rate;
+  scalars.learning_rate = rates.learning_rate;
+  scalars.decay_factor = rates.decay_factor;
   scalars.optimizer_step = optimizer_step;
   const double loss = Train(batch, &scalars);
   *grad_norm = scalars.grad_norm;
@@ -192,14 +193,15 @@ void Engine::ZeroGradients() {
   }
 }
 
-double Engine::Update(double learning_rate, int64_t optimizer_step) {
+double Engine::Update(const StepRates& rates, int64_t optimizer_step) {
   const absl::Status prepared = Prepare();
   CHECK(prepared.ok()) << prepared;
   if (update_.executor == nullptr) {
     update_.executor = std::make_unique<Executor>(&update_.planned->tape, &update_.planned->plan, tiers());
   }
   RunScalars scalars;
-  scalars.learning_rate = learning_rate;
+  scalars.learning_rate = rates.learning_rate;
+  scalars.decay_factor = rates.decay_factor;
   scalars.optimizer_step = optimizer_step;
   Execute(&update_, &scalars);
   return scalars.grad_norm;

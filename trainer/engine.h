@@ -48,6 +48,14 @@ struct PlannedTape {
   ValueId hidden = kNoValue;    // pinned where the tape is for it
 };
 
+// What a schedule says for one update.
+struct StepRates {
+  StepRates(double learning_rate, double decay_factor = 1)  // NOLINT(google-explicit-constructor): a rate is rates
+      : learning_rate(learning_rate), decay_factor(decay_factor) {}
+  double learning_rate;
+  double decay_factor;
+};
+
 class Engine {
  public:
   // Records and plans the largest shapes; allocates nothing. `decoder` and `store` outlive the engine.
@@ -74,12 +82,12 @@ class Engine {
   double TrainMicroStep(const Batch& batch, float inverse_targets, uint64_t dropout_counter);
   // Where parameters are updated in backward (options.optimizer.in_backward), in place of TrainMicroStep and Update:
   // one optimiser step on one micro-batch. Returns the sum of the loss over targets.
-  double TrainAndUpdate(const Batch& batch, float inverse_targets, uint64_t dropout_counter, double learning_rate,
+  double TrainAndUpdate(const Batch& batch, float inverse_targets, uint64_t dropout_counter, const StepRates& rates,
                         int64_t optimizer_step, double* grad_norm);
   bool updates_in_backward() const { return options_.optimizer.in_backward; }
   void ZeroGradients();
   // One optimiser step with the gathered gradients. Returns the gradient norm before clipping.
-  double Update(double learning_rate, int64_t optimizer_step);
+  double Update(const StepRates& rates, int64_t optimizer_step);
 
   // Sum of the loss over targets without gradients or smoothing terms; `losses` (may be null) gets one a row, `hidden`
   // (may be null) the final hidden states, valid until the next call of the engine. With a sequence tile these are the

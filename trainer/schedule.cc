@@ -5,6 +5,12 @@
 
 namespace thimble {
 
+namespace {
+
+bool InSecondStage(const ScheduleOptions& options, int64_t step) { return 2 * step >= options.total_steps; }
+
+}  // namespace
+
 double ScheduleFactor(const ScheduleOptions& options, int64_t step) {
   if (step < options.warmup_steps) return static_cast<double>(step + 1) / static_cast<double>(options.warmup_steps);
   const double floor = options.min_ratio;
@@ -24,8 +30,16 @@ double ScheduleFactor(const ScheduleOptions& options, int64_t step) {
       if (step < begin) return 1;
       return floor + (1 - floor) * (1 - progress(begin, options.total_steps));
     }
+    case ScheduleKind::kTwoStage: {
+      const double peak = InSecondStage(options, step) ? options.second_peak : 1;
+      return peak * (floor + (1 - floor) * (1 - progress(0, options.total_steps)));
+    }
   }
   return 1;
+}
+
+double DecayFactor(const ScheduleOptions& options, int64_t step) {
+  return options.kind == ScheduleKind::kTwoStage && InSecondStage(options, step) ? 0 : 1;
 }
 
 }  // namespace thimble

@@ -129,6 +129,7 @@ struct RunScalars {
   uint64_t dropout_counter = 0;  // one per micro-step
   int64_t past_tokens = 0;       // rows already in the key/value caches
   double learning_rate = 0;
+  double decay_factor = 1;      // of weight decay
   int64_t optimizer_step = 0;   // from 1
   double grad_norm = 0;         // written by the grad_norm step
   double gradient_squares = 0;  // with updates in backward: sum of squares of the gradient that is complete

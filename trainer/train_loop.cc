@@ -82,7 +82,8 @@ absl::Status TrainLoop::Step() {
   int64_t tokens = 0;
   // One divisor for the whole accumulated batch: never a mean of means.
   const float inverse = targets > 0 ? static_cast<float>(1.0 / static_cast<double>(targets)) : 0.0f;
-  const double rate = options_.learning_rate * ScheduleFactor(options_.schedule, state_.step);
+  const StepRates rates(options_.learning_rate * ScheduleFactor(options_.schedule, state_.step),
+                        DecayFactor(options_.schedule, state_.step));
   // Without a target there is nothing to learn: not even the moments may move the weights.
   const bool learns = targets > 0;
   const bool at_once = engine_->updates_in_backward();
@@ -90,14 +91,14 @@ absl::Status TrainLoop::Step() {
   for (const Batch& batch : absl::MakeConstSpan(batches_.data(), static_cast<size_t>(count))) {
     const auto counter = static_cast<uint64_t>(state_.micro_step);
     if (!at_once) loss += engine_->TrainMicroStep(batch, inverse, counter);
-    if (at_once && learns) loss += engine_->TrainAndUpdate(batch, inverse, counter, rate, state_.step + 1, &norm);
+    if (at_once && learns) loss += engine_->TrainAndUpdate(batch, inverse, counter, rates, state_.step + 1, &norm);
     RETURN_IF_ERROR(engine_->status());
     tokens += static_cast<int64_t>(batch.tokens.size());
     ++state_.micro_step;
   }
   loss = learns ? loss / static_cast<double>(targets) : 0;
   if (!at_once && learns) {
-    norm = engine_->Update(rate, state_.step + 1);
+    norm = engine_->Update(rates, state_.step + 1);
     RETURN_IF_ERROR(engine_->status());
   }
   if (!std::isfinite(norm)) ++result_.skipped_steps;
@@ -118,7 +119,7 @@ absl::Status TrainLoop::Step() {
   metrics.epoch = static_cast<double>(state_.position.epoch) +
                   static_cast<double>(state_.position.index) / static_cast<double>(train_->batches_per_epoch());
   metrics.loss = loss;
-  metrics.learning_rate = rate;
+  metrics.learning_rate = rates.learning_rate;
   metrics.grad_norm = norm;
   metrics.tokens = tokens;
   metrics.targets = targets;

@@ -37,7 +37,7 @@ AdamWOptions AdamWOptionsOf(const OptimizerOptions& options, double weight_decay
           .beta1 = options.beta1,
           .beta2 = options.beta2,
           .eps = options.eps,
-          .weight_decay = weight_decay,
+          .weight_decay = weight_decay * scalars.decay_factor,
           .step = scalars.optimizer_step};
 }
 
@@ -74,7 +74,8 @@ Update AdamW8Bit(const OptimizerOptions& options, double weight_decay, const Par
 
 Update Lion(const OptimizerOptions& options, double weight_decay, const Part& part) {
   return [options, weight_decay, part](const StepContext& c) {
-    const LionOptions lion = {c.scalars().learning_rate, options.beta1, options.beta2, weight_decay};
+    const LionOptions lion = {c.scalars().learning_rate, options.beta1, options.beta2,
+                              weight_decay * c.scalars().decay_factor};
     LionUpdate(PartOf(c.InVector(0), part), c.scalars().clip_factor, lion, PartOf(c.MutableVector(1), part),
                c.MutableVector(2));
   };
@@ -84,7 +85,7 @@ Update Adafactor(double weight_decay, bool vector) {
   return [weight_decay, vector](const StepContext& c) {
     AdafactorOptions adafactor;
     adafactor.learning_rate = c.scalars().learning_rate;
-    adafactor.weight_decay = weight_decay;
+    adafactor.weight_decay = weight_decay * c.scalars().decay_factor;
     adafactor.step = c.scalars().optimizer_step;
     const float clip = c.scalars().clip_factor;
     if (vector) {
@@ -103,7 +104,7 @@ Update Apollo(const OptimizerOptions& options, double weight_decay, uint64_t str
     apollo.beta1 = options.beta1;
     apollo.beta2 = options.beta2;
     apollo.eps = options.eps;
-    apollo.weight_decay = weight_decay;
+    apollo.weight_decay = weight_decay * c.scalars().decay_factor;
     apollo.scale = options.projection_scale;
     apollo.projection_steps = options.projection_steps;
     apollo.rank = options.projection_rank;

@@ -48,6 +48,30 @@ INSTANTIATE_TEST_SUITE_P(Sizes, SwiGLUSizeTest,
                          ::testing::Combine(::testing::Values(0, 1, 5), ::testing::Values(0, 1, 16, 37),
                                             ::testing::Values(0, 3)));
 
+TEST(SwiGLUTest, ReluSquaredMatchesReference) {
+  const TestMatrix gate = TestMatrix::Random(5, 37, 1, 2), up = TestMatrix::Random(5, 37, 2),
+                   dy = TestMatrix::Random(5, 37, 3);
+  TestMatrix y(5, 37), dgate(5, 37), dup(5, 37);
+  SwiGLUForward(gate.view(), up.view(), y.view(), GateActivation::kReluSquared);
+  SwiGLUBackward(gate.view(), up.view(), dy.view(), dgate.view(), dup.view(), GateActivation::kReluSquared);
+  const std::vector<double> g = gate.To<double>(), u = up.To<double>(), d = dy.To<double>();
+  std::vector<double> expected(g.size()), expected_dgate(g.size()), expected_dup(g.size());
+  for (size_t i = 0; i < g.size(); ++i) {
+    const double r = std::max(g[i], 0.0);
+    expected[i] = r * r * u[i];
+    expected_dgate[i] = d[i] * u[i] * 2 * r;
+    expected_dup[i] = d[i] * r * r;
+  }
+  ExpectAllNear(y.Values(), expected, 2 * kFloatEpsilon * MaxAbs(expected), "y");
+  ExpectAllNear(dgate.Values(), expected_dgate, 2 * kFloatEpsilon * MaxAbs(expected_dgate), "dgate");
+  ExpectAllNear(dup.Values(), expected_dup, 2 * kFloatEpsilon * MaxAbs(expected_dup), "dup");
+  TestMatrix nan(1, 1);
+  nan(0, 0) = std::numeric_limits<float>::quiet_NaN();
+  TestMatrix one(1, 1, 1), out(1, 1);
+  SwiGLUForward(nan.view(), one.view(), out.view(), GateActivation::kReluSquared);
+  EXPECT_TRUE(std::isnan(out(0, 0))) << "a NaN is not hidden";
+}
+
 TEST(SwiGLUTest, OutputsMayBeInputs) {
   const TestMatrix gate = TestMatrix::Random(3, 21, 1), up = TestMatrix::Random(3, 21, 2),
                    dy = TestMatrix::Random(3, 21, 3);

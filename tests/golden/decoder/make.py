@@ -96,7 +96,17 @@ CASES = {
     'qwen3_one_layer': case('qwen3', 'LoRA on the second layer alone', 'newer',
                             dict(r=2, lora_alpha=2, target_modules=['q_proj', 'gate_proj'], layers_to_transform=[1]),
                             head_dim=8),
+    'bitnet_relu2': case('bitnet', 'ternary weights, int8 inputs, squared ReLU, grouped queries, untied', 'older',
+                         hidden_act='relu2', num_attention_heads=4, num_key_value_heads=2),
+    'bitnet_silu_tied': case('bitnet', 'ternary weights, int8 inputs, SiLU, tied', 'older', hidden_act='silu',
+                             tie_word_embeddings=True, hidden_size=16, intermediate_size=24, num_attention_heads=2, num_hidden_layers=1),
+    'bitnet_full_precision': case('bitnet', 'the same architecture without a quantization_config', 'newer',
+                                  hidden_act='relu2'),
 }
+
+
+def ternary(spec):
+    return spec['about'].startswith('ternary')
 
 
 def random_model(spec, generator):
@@ -132,6 +142,9 @@ def write_model(spec, folder, generator):
     with open(path) as f:
         config = json.load(f)
     config = older_form(config) if spec['form'] == 'older' else config
+    if ternary(spec):
+        config['quantization_config'] = {'quant_method': 'bitnet', 'linear_class': 'autobitlinear',
+                                         'quantization_mode': 'online'}
     with open(path, 'w') as f:
         json.dump(config, f, indent=2, sort_keys=True)
         f.write('\n')
