@@ -139,8 +139,7 @@ absl::StatusOr<Decoder> DeclareDecoder(const DecoderConfig& config, const Adapte
   }
   if (config.ternary && adapter.rank > 0) {
     return absl::InvalidArgumentError(
-        "this model's linear layers are ternary (BitNet), which adapters are not implemented for: set adapter.type: "
-        "none");
+        "this model's linear layers are ternary (BitNet), beside which no adapter trains: set adapter.type: none");
   }
   Decoder decoder;
   decoder.config = config;

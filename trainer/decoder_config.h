@@ -48,6 +48,9 @@ struct DecoderConfig {
 // layer_types) form. `path` is named in errors. An unsupported architecture or value is refused by name.
 absl::StatusOr<DecoderConfig> ParseDecoderConfig(const nlohmann::json& config, const std::string& path);
 
+// "LlamaForCausalLM" of "llama".
+std::string ArchitectureOf(const std::string& model_type);
+
 // The config.json of a fresh model, such that ParseDecoderConfig gives the same struct and transformers loads it.
 nlohmann::json DecoderConfigJson(const DecoderConfig& config, const std::string& dtype);
 

@@ -152,7 +152,8 @@ class WeightLoader {
       return absl::OkStatus();
     }
     auto floats = std::make_shared<std::vector<float>>(std::move(masters));
-    return store_.Bind(id, WeightView(floats->data(), entry.rows, entry.cols), std::move(floats));
+    const WeightView view(floats->data(), entry.rows, entry.cols);
+    return store_.Bind(id, view, std::move(floats));
   }
 
   absl::Status BindQuantised(StoreId id, QuantizedWeight weight) {

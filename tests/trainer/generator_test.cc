@@ -248,8 +248,9 @@ TEST_P(StoriesTest, ReproducesTheReference) {
   EXPECT_EQ((*tokenizer)->Decode(all, /*skip_special_tokens=*/true), greedy["text"].get<std::string>());
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, StoriesTest, testing::Values("stories260K", "stories260K-bf16", "bitnet-stories-1M",
-                                                          "bitnet-stories-1M-packed"),
+INSTANTIATE_TEST_SUITE_P(Models, StoriesTest,
+                         testing::Values("stories260K", "stories260K-bf16", "bitnet-stories-1M",
+                                         "bitnet-stories-1M-packed"),
                          [](const testing::TestParamInfo<std::string>& info) {
                            std::string name = info.param;
                            std::replace(name.begin(), name.end(), '-', '_');
