@@ -20,9 +20,15 @@ absl::StatusOr<float> ReadScale(const ModelFolder& folder, const std::string& na
   float scale = 0;
   RETURN_IF_ERROR(tensor.file->ReadFloats(*tensor.info, 0, 1, &scale));
   const nlohmann::json stored = folder.config().value("quantization_config", nlohmann::json::object());
-  const nlohmann::json type = stored.is_object() ? stored.value("linear_class", nlohmann::json("bitlinear")) : "";
+  if (!stored.is_object() || stored.value("quant_method", nlohmann::json()) != "bitnet") {
+    return Damaged(tensor, "expected a quantization_config of quant_method bitnet in config.json beside it");
+  }
+  const nlohmann::json type = stored.value("linear_class", nlohmann::json("bitlinear"));
+  const float stored_scale = scale;
   if (type != "autobitlinear") scale = 1 / scale;
-  if (!(scale > 0) || !std::isfinite(scale)) return Damaged(tensor, "expected a positive finite scale");
+  if (!(scale > 0) || !std::isfinite(scale)) {
+    return Damaged(tensor, absl::StrCat("expected a positive finite scale, found ", stored_scale));
+  }
   return scale;
 }
 
@@ -37,7 +43,9 @@ absl::Status ReadPacked(const TensorRef& tensor, int64_t rows, int64_t cols, std
     for (int64_t j = 0; j < cols; ++j) {
       for (int64_t k = 0; k < 4; ++k) {
         const int code = packed[i * cols + j] >> (2 * k) & 3;
-        if (code == 3) return Damaged(tensor, absl::StrCat("byte ", i * cols + j, " holds the code 3, which is none"));
+        if (code == 3)
+          return Damaged(tensor,
+                         absl::StrCat("byte ", i * cols + j, " holds the code 3, expected 0, 1 or 2 (-1, 0, 1)"));
         (*values)[(k * (rows / 4) + i) * cols + j] = static_cast<float>(code - 1);
       }
     }
@@ -58,6 +66,12 @@ absl::Status ReadPlain(const TensorRef& tensor, int64_t rows, int64_t cols, std:
 }  // namespace
 
 std::string TernaryScaleName(const std::string& name) { return absl::StrCat(name, "_scale"); }
+
+bool HoldsTernary(const ModelFolder& folder, const std::string& name) {
+  const TensorRef* tensor = folder.Find(name);
+  return folder.Find(TernaryScaleName(name)) != nullptr ||
+         (tensor != nullptr && tensor->info->dtype == TensorDType::kU8);
+}
 
 absl::StatusOr<std::vector<float>> ReadTernaryMasters(const ModelFolder& folder, const std::string& name, int64_t rows,
                                                       int64_t cols) {

@@ -16,6 +16,9 @@ namespace thimble {
 // "...q_proj.weight" -> "...q_proj.weight_scale": a folder that has it holds the weight in ternary form.
 std::string TernaryScaleName(const std::string& name);
 
+// Whether the folder holds `name` with such a scale, or as packed codes (which bitsandbytes' 4-bit weights are, too).
+bool HoldsTernary(const ModelFolder& folder, const std::string& name);
+
 // Master weights [rows, cols] whose mean magnitude is the scale and which round to the stored values: value * scale /
 // share of values other than 0. InvalidArgument or NotFound, naming the tensor, for another shape or type, a code that
 // is none, a scale that is not positive and finite.

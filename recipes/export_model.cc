@@ -285,6 +285,10 @@ absl::Status WriteWeights(ModelSession* model, const ExportRequest& request, con
 }  // namespace
 
 absl::StatusOr<ExportReport> ExportModel(ModelSession* model, const ExportRequest& request) {
+  if (model->config.ternary && request.quantize.has_value()) {
+    return absl::InvalidArgumentError(
+        "nf4 and fp4 are for full-precision weights, and this model's are ternary: export it as merged");
+  }
   ExportReport report;
   report.path = request.out;
   report.adapter = request.adapter;

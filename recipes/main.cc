@@ -2,8 +2,11 @@
 #include <unistd.h>
 
 #include <csignal>
+#include <cstdio>
 #include <cstdlib>
+#include <new>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "recipes/commands/commands.h"
@@ -24,5 +27,12 @@ int main(int argc, char** argv) {
   SpinBriefly(argv);
   // A file size limit shall be an error of the write that meets it, not the end of the process.
   std::signal(SIGXFSZ, SIG_IGN);
-  return thimble::RunCommandLine(thimble::Commands(), std::vector<std::string>(argv + 1, argv + argc));
+  try {
+    return thimble::RunCommandLine(thimble::Commands(), std::vector<std::string>(argv + 1, argv + argc));
+  } catch (const std::bad_alloc&) {
+    std::fputs("thimble: the system refuses more memory; see ulimit -v and the limits of the control group\n", stderr);
+  } catch (const std::system_error& error) {
+    std::fprintf(stderr, "thimble: the system refuses a thread (%s); see ulimit -u and ulimit -v\n", error.what());
+  }
+  return 1;
 }

@@ -61,6 +61,13 @@ absl::Status Declare(ModelSession* model) {
     if (model->tokens.eos_id >= 0) model->config.eos_token_ids = {model->tokens.eos_id};
   }
   if (model->tokenizer != nullptr) RETURN_IF_ERROR(CheckVocabulary(*model, model->config));
+  const auto export_format = recipe.output().export_().format();
+  const bool to_4bit = export_format == recipe::Export::FORMAT_NF4 || export_format == recipe::Export::FORMAT_FP4;
+  if (model->config.ternary && to_4bit) {
+    return absl::InvalidArgumentError(
+        "output.export.format: nf4 and fp4 are for full-precision weights, and this model's are ternary; set it to "
+        "merged");
+  }
   model->quantization = QuantizationOptionsOf(recipe);
   ASSIGN_OR_RETURN(model->decoder, DeclareWeights(*model, recipe, ChooseCompute(model), &model->store));
   return absl::OkStatus();
@@ -198,7 +205,12 @@ absl::StatusOr<std::unique_ptr<ModelSession>> OpenModel(const std::string& path,
 }
 
 absl::StatusOr<std::unique_ptr<RowEncoder>> MakeEncoder(const ModelSession& model) {
-  ASSIGN_OR_RETURN(ChatFormat format, MakeChatFormat(ChatFormatNameOf(model.recipe), model.tokens, *model.tokenizer));
+  // Plain texts know no turns.
+  const recipe::Data& data = model.recipe.data();
+  const bool texts = data.form() == recipe::Data::FORM_TEXT && model.tokens.chat_template.empty() &&
+                     data.chat_format() == recipe::Data::CHAT_FORMAT_AUTO;
+  ASSIGN_OR_RETURN(ChatFormat format,
+                   MakeChatFormat(texts ? "plain" : ChatFormatNameOf(model.recipe), model.tokens, *model.tokenizer));
   if (model.recipe.data().has_system()) format.default_system = model.recipe.data().system();
   return std::make_unique<RowEncoder>(model.tokenizer.get(), model.tokens, std::move(format), LossOnOf(model.recipe));
 }

@@ -60,6 +60,12 @@ class Runner {
       return absl::CancelledError(
           absl::StrCat("interrupted after step ", result.state.step, "; go on with: thimble train --resume ", folder_));
     }
+    const int64_t steps = result.state.step - state.step;
+    if (steps > 0 && result.skipped_steps == steps) {
+      return absl::InternalError(
+          "no step had a finite gradient, so nothing was trained: the base may be damaged (thimble eval says), or the "
+          "learning rate of an earlier sitting too high");
+    }
     RETURN_IF_ERROR(UseBestCheckpoint(result));
     ExportReport exported;
     if (recipe().output().export_().format() != recipe::Export::FORMAT_NONE) {

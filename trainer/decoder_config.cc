@@ -242,12 +242,13 @@ absl::Status ReadActivation(const ConfigReader& reader, DecoderConfig* config) {
   return absl::OkStatus();
 }
 
-// Without a quantization_config, BitNet's architecture computes in full precision.
+// Without a quantization_config, or with that of bitsandbytes, BitNet's architecture computes in full precision.
 absl::Status ReadBitNet(const ConfigReader& reader, DecoderConfig* config) {
   config->sub_norms = true;
   if (!reader.Has("quantization_config")) return absl::OkStatus();
   const json& object = reader.at("quantization_config");
   if (!object.is_object()) return reader.Error("quantization_config", "expected an object");
+  if (object.value("quant_method", json()) == "bitsandbytes") return absl::OkStatus();
   const ConfigReader stored(object, absl::StrCat(reader.path(), ": quantization_config"));
   const auto one_of = [&](const char* key, const char* absent, std::initializer_list<const char*> known) {
     const std::string found = stored.Has(key) && object[key].is_string() ? object[key].get<std::string>()

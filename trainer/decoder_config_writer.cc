@@ -57,6 +57,10 @@ void AddWindows(const DecoderConfig& config, json* object) {
 
 }  // namespace
 
+json TernaryQuantizationJson() {
+  return {{"quant_method", "bitnet"}, {"linear_class", "autobitlinear"}, {"quantization_mode", "online"}};
+}
+
 json DecoderConfigJson(const DecoderConfig& config, const std::string& dtype) {
   json object;
   object["architectures"] = json::array({ArchitectureOf(config.model_type)});
@@ -76,10 +80,7 @@ json DecoderConfigJson(const DecoderConfig& config, const std::string& dtype) {
   }
   AddWindows(config, &object);
   object["hidden_act"] = config.activation == GateActivation::kSilu ? "silu" : "relu2";
-  if (config.ternary) {
-    object["quantization_config"] = {
-        {"quant_method", "bitnet"}, {"linear_class", "autobitlinear"}, {"quantization_mode", "online"}};
-  }
+  if (config.ternary) object["quantization_config"] = TernaryQuantizationJson();
   object["initializer_range"] = ShortDouble(config.init_std);
   object["tie_word_embeddings"] = config.tie_embeddings;
   object["torch_dtype"] = dtype;

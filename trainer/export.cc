@@ -33,6 +33,7 @@ json MergedConfig(const Decoder& decoder, const ExportSource& source, TensorDTyp
   if (source.base == nullptr) return DecoderConfigJson(decoder.config, DTypeText(dtype));
   json config = source.base->config();
   config.erase("quantization_config");
+  if (decoder.config.ternary) config["quantization_config"] = TernaryQuantizationJson();
   config["tie_word_embeddings"] = decoder.config.tie_embeddings;
   if (config.contains("dtype")) config["dtype"] = DTypeText(dtype);
   if (config.contains("torch_dtype") || !config.contains("dtype")) config["torch_dtype"] = DTypeText(dtype);

@@ -100,8 +100,8 @@ class WeightLoader {
 
   absl::Status Load(StoreId id) {
     const StoreEntry& entry = store_.entry(id);
-    if (folder_.Find(TernaryScaleName(entry.name)) != nullptr) return LoadPackedTernary(id);
     if (Is4Bit(entry.view.format) && HasBnbWeight(folder_, entry.name)) return LoadAlreadyQuantised(id);
+    if (HoldsTernary(folder_, entry.name)) return LoadPackedTernary(id);
     ASSIGN_OR_RETURN(const TensorRef tensor, Require(entry));
     if (Is4Bit(entry.view.format)) return Quantise(id, tensor);
     if (IsBlockFormat(entry.view.format)) return KeepBlocks(id, tensor);
@@ -348,7 +348,7 @@ absl::Status CheckTensors(const ModelFolder& folder) {
                                   StorageFor(folder, QuantizationOptions()), &store));
   WeightLoader loader(folder, QuantizationOptions(), &store);
   for (StoreId id = 0; id < static_cast<StoreId>(store.size()); ++id) {
-    if (folder.Find(TernaryScaleName(store.entry(id).name)) != nullptr) {
+    if (HoldsTernary(folder, store.entry(id).name)) {
       loader.MarkUsed(store.entry(id).name);
       loader.MarkUsed(TernaryScaleName(store.entry(id).name));
       continue;

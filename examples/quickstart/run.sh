@@ -62,7 +62,7 @@ cat <<SUMMARY
   merged model      $run/model (a Hugging Face folder)
 
 What next:
-  $thimble generate $run/model --prompt='One day Ann was at the beach. Where was Ann?'
+  $thimble generate $run/model --prompt='One day Ann was at the beach. What is the place of the story?'
   $thimble data $here/qlora.yaml          what the model was shown, targets marked
   $thimble plan $here/qlora.yaml          every byte of the plan
   $thimble train recipes/qlora.yaml --set model.path=YOUR_MODEL \\
