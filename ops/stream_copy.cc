@@ -49,6 +49,7 @@ int64_t CopyGroups(char*, const char*, int64_t) { return 0; }
 }  // namespace
 
 void StreamCopy(void* to, const void* from, int64_t bytes) {
+  if (bytes == 0) return;  // memcpy wants addresses even then
   char* target = static_cast<char*>(to);
   const char* source = static_cast<const char*>(from);
   const int64_t head = std::min(bytes, (kLine - reinterpret_cast<intptr_t>(target) % kLine) % kLine);
