@@ -154,6 +154,7 @@ struct Product {
   ConstVector scale;
   const WeightView& w;
   Matrix y;
+  const int32_t* row_sums;  // of q
   int64_t depth() const { return Padded(w.cols); }
 };
 
@@ -165,10 +166,8 @@ void MultiplyRows(const Product& p, TernaryMultiply multiply, const uint8_t* pan
   multiply(reinterpret_cast<const int8_t*>(p.q.row(row)), stride, count, panel, p.depth(), sums);
   for (int64_t r = 0; r < count; ++r) {
     // Codes are the weights plus 1.
-    const int8_t* q = reinterpret_cast<const int8_t*>(p.q.row(row + r));
-    const int32_t offset = HWY_DYNAMIC_DISPATCH(SumOfInt8)(q, p.w.cols);
     HWY_DYNAMIC_DISPATCH(ScaleSums)
-    (sums + r * kTernaryPanel, offset, *p.w.absmax / p.scale[row + r], columns, p.y.row(row + r) + col);
+    (sums + r * kTernaryPanel, p.row_sums[row + r], *p.w.absmax / p.scale[row + r], columns, p.y.row(row + r) + col);
   }
 }
 
@@ -242,19 +241,28 @@ WeightView TernaryView(ConstMatrix codes, int64_t cols, const float* gamma) {
   return view;
 }
 
-int64_t BitLinearScratchBytes(int64_t cols) { return NumThreads() * kTernaryPanel * Padded(cols); }
+int64_t BitLinearScratchBytes(int64_t rows, int64_t cols) {
+  return NumThreads() * kTernaryPanel * Padded(cols) + rows * static_cast<int64_t>(sizeof(int32_t));
+}
 
 void BitLinearForward(ConstMatrix q, ConstVector scale, const WeightView& w, Matrix y, Scratch scratch) {
   CHECK(w.format == Format::kTernary && q.cols == Int8RowWords(w.cols) && scale.size == q.rows);
   CHECK(y.rows == q.rows && y.cols == w.rows);
-  CHECK_GE(scratch.bytes, BitLinearScratchBytes(w.cols));
-  const Product p = {q, scale, w, y};
+  CHECK_GE(scratch.bytes, BitLinearScratchBytes(q.rows, w.cols));
+  uint8_t* panels = static_cast<uint8_t*>(scratch.data);
+  int32_t* row_sums = reinterpret_cast<int32_t*>(panels + NumThreads() * kTernaryPanel * Padded(w.cols));
+  ParallelRows(q.rows, w.cols, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      row_sums[r] = HWY_DYNAMIC_DISPATCH(SumOfInt8)(reinterpret_cast<const int8_t*>(q.row(r)), w.cols);
+    }
+  });
+  const Product p = {q, scale, w, y, row_sums};
   const TernaryMultiply multiply = ActiveTernaryMultiply();
   const int64_t row_bytes = TernaryRowWords(w.cols) * 4;
   ParallelFor((w.rows + kTernaryPanel - 1) / kTernaryPanel, [&](int64_t i, int thread) {
     const TernaryScope scope;
     const int64_t col = i * kTernaryPanel;
-    uint8_t* panel = static_cast<uint8_t*>(scratch.data) + thread * kTernaryPanel * p.depth();
+    uint8_t* panel = panels + thread * kTernaryPanel * p.depth();
     PackTernaryPanel(static_cast<const uint8_t*>(w.data) + col * row_bytes, row_bytes,
                      std::min(kTernaryPanel, w.rows - col), p.depth(), panel);
     for (int64_t row = 0; row < q.rows; row += kTernaryRows) {

@@ -32,7 +32,7 @@ WeightView TernaryView(ConstMatrix codes, int64_t cols, const float* gamma);
 // y[r, o] = (sum over c of q[r, c] T[o, c]) * (gamma / scale[r]) is written: the sum is an exact int32, so the bits
 // depend on nothing but the operands. w is TernaryView's; q [rows, Int8RowWords(w.cols)].
 void BitLinearForward(ConstMatrix q, ConstVector scale, const WeightView& w, Matrix y, Scratch scratch);
-// With NumThreads() threads.
-int64_t BitLinearScratchBytes(int64_t cols);
+// For x[rows, cols], with NumThreads() threads.
+int64_t BitLinearScratchBytes(int64_t rows, int64_t cols);
 
 }  // namespace thimble

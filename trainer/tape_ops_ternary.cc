@@ -105,7 +105,7 @@ ValueId RecordBitLinear(Tape* tape, ValueId x, const Int8Rows& rows, ValueId w, 
   // x and w are read in their quantised forms alone; their gradients are those of these forms.
   step.inputs = {rows.values, rows.scale, ternary.codes, ternary.gamma, x, w};
   step.outputs = {y};
-  step.scratch_bytes = BitLinearScratchBytes(cols);
+  step.scratch_bytes = BitLinearScratchBytes(tape->value(x).rows, cols);
   step.run = [cols](const StepContext& c) {
     BitLinearForward(c.In(0), c.InVector(1), TernaryView(c.In(2), cols, c.In(3).data), c.Out(0), c.scratch());
   };

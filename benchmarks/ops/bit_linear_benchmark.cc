@@ -17,7 +17,7 @@ void BM_BitLinearForward(benchmark::State& state) {
   SetNumThreads(static_cast<int>(state.range(3)));
   BenchmarkMatrix x(rows, in), w(out, in, 2), y(rows, out, 3);
   std::vector<float> q(rows * Int8RowWords(in)), codes(out * TernaryRowWords(in)), scale(rows);
-  const ScratchBuffer scratch(std::max(BitLinearScratchBytes(in), TernarizeScratchBytes(out)));
+  const ScratchBuffer scratch(std::max(BitLinearScratchBytes(rows, in), TernarizeScratchBytes(out)));
   const Matrix q_view(q.data(), rows, Int8RowWords(in)), codes_view(codes.data(), out, TernaryRowWords(in));
   float gamma = 0;
   TernarizeWeight({w.data.data(), out, in}, codes_view, &gamma, scratch.view());

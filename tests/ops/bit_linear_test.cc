@@ -54,7 +54,7 @@ TEST(BitLinearTest, PublishedExample) {
   EXPECT_EQ(std::vector<int>({t.At(0, 0), t.At(0, 1), t.At(0, 2), t.At(0, 3)}), std::vector<int>({1, 0, 0, -1}));
   EXPECT_FLOAT_EQ(q.scale[0], 127);
   EXPECT_EQ(std::vector<int>({q.At(0, 0), q.At(0, 1), q.At(0, 2), q.At(0, 3)}), std::vector<int>({64, -127, 32, 13}));
-  TestScratch scratch(BitLinearScratchBytes(4));
+  TestScratch scratch(BitLinearScratchBytes(1, 4));
   BitLinearForward(q.q.view(), {q.scale.data(), 1}, t.view(), y.view(), scratch.view());
   EXPECT_NEAR(y.view()(0, 0), 51 * 0.6125 / 127, 1e-7);
 }
@@ -85,7 +85,7 @@ TEST_P(BitLinearShapeTest, CodesAndProductsAreTheFormulas) {
       ASSERT_EQ(q.At(r, c), static_cast<int>(std::nearbyint(x.view()(r, c) * q.scale[r])));
   }
   TestMatrix y(rows, out, 0, 3);
-  TestScratch scratch(BitLinearScratchBytes(in));
+  TestScratch scratch(BitLinearScratchBytes(rows, in));
   const ConstVector scale(q.scale.data(), rows);
   BitLinearForward(q.q.view(), scale, t.view(), y.view(), scratch.view());
   for (int64_t r = 0; r < rows; ++r) {
@@ -112,7 +112,7 @@ std::vector<float> AllOutputs() {
   const Quantised q(x);
   const Ternary t(w);
   TestMatrix y(67, 90), back(67, 300);
-  TestScratch scratch(BitLinearScratchBytes(300));
+  TestScratch scratch(BitLinearScratchBytes(67, 300));
   BitLinearForward(q.q.view(), {q.scale.data(), 67}, t.view(), y.view(), scratch.view());
   DequantizeRowsInt8(q.q.view(), {q.scale.data(), 67}, back.view());
   std::vector<float> all = y.Values();
