@@ -12,25 +12,14 @@
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #include <immintrin.h>
 
+#include "ops/amx_instructions.h"
 #include "ops/amx_rows-inl.h"
 
-namespace thimble {
-namespace {
-
-// The compiler sees no AMX: tile instructions are assembly with a memory clobber, as its intrinsics do not say which
-// memory they touch. Tiles: 0 to 3 sums, 4 and 5 left, 6 and 7 right.
-#define THIMBLE_TILE_LOAD(tile, from, stride) \
-  __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #tile : : "r"(from), "r"(stride) : "memory")
-// For what is read once while other tiles stay in the first-level cache.
-#define THIMBLE_TILE_LOAD_ONCE(tile, from, stride) \
-  __asm__ volatile("tileloaddt1 (%0,%1,1), %%tmm" #tile : : "r"(from), "r"(stride) : "memory")
-#define THIMBLE_TILE_STORE(tile, to, stride) \
-  __asm__ volatile("tilestored %%tmm" #tile ", (%0,%1,1)" : : "r"(to), "r"(stride) : "memory")
-#define THIMBLE_TILE_ZERO(tile) __asm__ volatile("tilezero %%tmm" #tile : :)
+// Tiles: 0 to 3 sums, 4 and 5 left, 6 and 7 right.
 #define THIMBLE_TILE_DOT(sums, left, right) \
   __asm__ volatile("tdpbf16ps %%tmm" #right ", %%tmm" #left ", %%tmm" #sums : :)
 
-}  // namespace
+namespace thimble {
 
 void PackAmxLeft(const MatMulOperand& operand, int64_t lanes, int64_t lane, int64_t k, int64_t depth, uint16_t* panel) {
   PackLeftSteps(F32Rows{operand.data, operand.stride, Ahead(operand, operand.stride)}, operand.inner_first,

@@ -4,7 +4,9 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <optional>
 
+#include "ops/amx_panel.h"
 #include "ops/bit_linear_kernel.h"
 #include "ops/check.h"
 #include "ops/parallel.h"
@@ -258,9 +260,11 @@ void BitLinearForward(ConstMatrix q, ConstVector scale, const WeightView& w, Mat
   });
   const Product p = {q, scale, w, y, row_sums};
   const TernaryMultiply multiply = ActiveTernaryMultiply();
+  const bool use_tiles = TernaryUsesTiles();
   const int64_t row_bytes = TernaryRowWords(w.cols) * 4;
   ParallelFor((w.rows + kTernaryPanel - 1) / kTernaryPanel, [&](int64_t i, int thread) {
-    const TernaryScope scope;
+    std::optional<AmxScope> tiles;
+    if (use_tiles) tiles.emplace();
     const int64_t col = i * kTernaryPanel;
     uint8_t* panel = panels + thread * kTernaryPanel * p.depth();
     PackTernaryPanel(static_cast<const uint8_t*>(w.data) + col * row_bytes, row_bytes,

@@ -8,6 +8,8 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #include <immintrin.h>
+
+#include "ops/amx_instructions.h"
 #endif
 
 namespace thimble {
@@ -111,13 +113,8 @@ void MultiplyVnni(const int8_t* q, int64_t stride, int64_t rows, const uint8_t* 
   MultiplyBy(kRows, q, stride, rows, panel, depth, sums);
 }
 
-// Tile instructions are assembly with a memory clobber, as in ops/amx_panel.cc. Tiles: 0 to 3 sums, 4 and 5 rows of q,
-// 6 and 7 halves of the panel.
-#define THIMBLE_TILE_LOAD(tile, from, stride) \
-  __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #tile : : "r"(from), "r"(stride) : "memory")
-#define THIMBLE_TILE_STORE(tile, to, stride) \
-  __asm__ volatile("tilestored %%tmm" #tile ", (%0,%1,1)" : : "r"(to), "r"(stride) : "memory")
-#define THIMBLE_TILE_ZERO(tile) __asm__ volatile("tilezero %%tmm" #tile : :)
+// Tiles: 0 to 3 sums, 4 and 5 rows of q, 6 and 7 halves of the panel.
+
 // Signed rows times unsigned codes.
 #define THIMBLE_TILE_DOT(sums, rows, codes) __asm__ volatile("tdpbsud %%tmm" #codes ", %%tmm" #rows ", %%tmm" #sums : :)
 
@@ -226,22 +223,11 @@ TernaryMultiply ActiveTernaryMultiply() {
   return MultiplyPortable;
 }
 
-TernaryScope::TernaryScope() {
+bool TernaryUsesTiles() {
 #if defined(__x86_64__)
-  if (!HasInt8Tiles()) return;
-  struct alignas(64) Config {
-    uint8_t palette = 1, start_row = 0, reserved[14] = {};
-    uint16_t bytes_per_row[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-  };
-  static constexpr Config kConfig;
-  __asm__ volatile("ldtilecfg %0" : : "m"(kConfig));
-#endif
-}
-
-TernaryScope::~TernaryScope() {
-#if defined(__x86_64__)
-  if (HasInt8Tiles()) __asm__ volatile("tilerelease" : : : "memory");
+  return HasInt8Tiles();
+#else
+  return false;
 #endif
 }
 

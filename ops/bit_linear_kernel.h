@@ -19,15 +19,9 @@ void PackTernaryPanel(const uint8_t* codes, int64_t stride, int64_t count, int64
 using TernaryMultiply = void (*)(const int8_t* q, int64_t stride, int64_t rows, const uint8_t* panel, int64_t depth,
                                  int32_t* sums);
 
-// That of the active CPU level. Inside of TernaryScope.
+// That of the active CPU level.
 TernaryMultiply ActiveTernaryMultiply();
-
-// What the level needs on this thread (AMX: its tile configuration).
-class TernaryScope {
- public:
-  TernaryScope();
-  ~TernaryScope();
-  TernaryScope(const TernaryScope&) = delete;
-};
+// Whether it needs an AmxScope (ops/amx_panel.h).
+bool TernaryUsesTiles();
 
 }  // namespace thimble

@@ -29,24 +29,22 @@ void AppendBiasGradient(Backward& b, ValueId dy, ValueId bias) {
   b.tape().Append(std::move(step));
 }
 
-// Of the products of a linear layer's input and weight.
+}  // namespace
+
 int64_t LinearScratchBytes(const Tape& tape, ValueId x, ValueId w, Compute compute) {
   return MatMulScratchBytes(compute, tape.value(x).rows, tape.value(w).cols, tape.value(w).rows);
 }
 
-// dw += dy^T x.
 void AppendWeightGradient(Backward& b, ValueId dy, ValueId x, ValueId w, Compute compute) {
   Step step;
   step.op = "matmul_tn";
-  step.inputs = {dy, b.Saved(x), b.ParameterGradient(w)};
+  step.inputs = {dy, x, b.ParameterGradient(w)};
   step.scratch_bytes = LinearScratchBytes(b.tape(), x, w, compute);
   step.run = [compute](const StepContext& c) {
     MatMulTN(c.In(0), c.In(1), c.Mutable(2), {.compute = compute, .accumulate = true}, c.scratch());
   };
   b.tape().Append(std::move(step));
 }
-
-}  // namespace
 
 // dx = dy W, added to what x's gradient holds already.
 void AppendInputGradient(Backward& b, ValueId dy, ValueId x, ValueId w, Compute compute) {
@@ -161,7 +159,7 @@ ValueId RecordLinear(Tape* tape, ValueId x, ValueId w, ValueId bias, Compute com
   };
   step.backward = [compute](Backward& b, const Step& s) {
     const ValueId dy = b.Gradient(s.outputs[0]);
-    if (b.Needs(s.inputs[1])) AppendWeightGradient(b, dy, s.inputs[0], s.inputs[1], compute);
+    if (b.Needs(s.inputs[1])) AppendWeightGradient(b, dy, b.Saved(s.inputs[0]), s.inputs[1], compute);
     if (b.Needs(s.inputs[0])) AppendInputGradient(b, dy, s.inputs[0], s.inputs[1], compute);
   };
   tape->Append(std::move(step));

@@ -14,6 +14,12 @@ inline void CopyIfApart(ConstMatrix from, Matrix to) {
   if (from.data != to.data) std::memcpy(to.data, from.data, sizeof(float) * from.rows * from.cols);
 }
 
+// Of the products of a linear layer's input and weight.
+int64_t LinearScratchBytes(const Tape& tape, ValueId x, ValueId w, Compute compute);
+
+// dw += dy^T x; x is the value that is read.
+void AppendWeightGradient(Backward& b, ValueId dy, ValueId x, ValueId w, Compute compute);
+
 // dx = dy W, added to what x's gradient holds already.
 void AppendInputGradient(Backward& b, ValueId dy, ValueId x, ValueId w, Compute compute);
 

@@ -17,10 +17,6 @@ ValueId Whole(Tape* tape, const std::string& name, int64_t rows, int64_t cols) {
   return id;
 }
 
-int64_t ProductScratchBytes(const Tape& tape, ValueId x, ValueId w, Compute compute) {
-  return MatMulScratchBytes(compute, tape.value(x).rows, tape.value(w).cols, tape.value(w).rows);
-}
-
 // dw += dy^T x', x' being the dequantised input.
 void AppendTernaryWeightGradient(Backward& b, const Step& s, ValueId dy, Compute compute) {
   const ValueId x = s.inputs[4], w = s.inputs[5];
@@ -32,14 +28,7 @@ void AppendTernaryWeightGradient(Backward& b, const Step& s, ValueId dy, Compute
   decode.outputs = {rounded};
   decode.run = [](const StepContext& c) { DequantizeRowsInt8(c.In(0), c.InVector(1), c.Out(0)); };
   b.tape().Append(std::move(decode));
-  Step step;
-  step.op = "matmul_tn";
-  step.inputs = {dy, rounded, b.ParameterGradient(w)};
-  step.scratch_bytes = ProductScratchBytes(b.tape(), x, w, compute);
-  step.run = [compute](const StepContext& c) {
-    MatMulTN(c.In(0), c.In(1), c.Mutable(2), {.compute = compute, .accumulate = true}, c.scratch());
-  };
-  b.tape().Append(std::move(step));
+  AppendWeightGradient(b, dy, rounded, w, compute);
 }
 
 // dx = dy W', W' being the dequantised weight, added to what x's gradient holds already.
@@ -53,7 +42,7 @@ void AppendTernaryInputGradient(Backward& b, const Step& s, ValueId dy, Compute 
   step.op = "bit_linear_backward";
   step.inputs = {dy, b.Saved(s.inputs[2]), b.Saved(s.inputs[3])};
   step.outputs = {dx};
-  step.scratch_bytes = ProductScratchBytes(b.tape(), x, w, compute);
+  step.scratch_bytes = LinearScratchBytes(b.tape(), x, w, compute);
   if (accumulate) {
     step.inputs.push_back(so_far);
     step.in_place = {{0, 3}};
