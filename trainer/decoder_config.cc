@@ -73,18 +73,42 @@ class ConfigReader {
 struct Family {
   const char* model_type;
   const char* architecture;
-  int64_t default_kv_heads;  // when the key is absent; 0: as many as heads
-  int64_t default_head_dim;  // 0: hidden / heads
-  bool qkv_bias;
-  bool qk_norm;
-  bool always_window;  // every layer slides when sliding_window is set
+  // When the key is absent.
+  int64_t default_kv_heads = 0;  // 0: as many as heads
+  int64_t default_head_dim = 0;  // 0: hidden / heads
+  double default_rope_theta = 1e4;
+  double default_norm_eps = 1e-6;
+  bool qkv_bias = false;
+  bool reads_attention_bias = false;
+  bool qk_norm = false;
+  bool has_windows = false;
+  bool always_window = false;  // every layer slides when sliding_window is set
 };
 constexpr Family kFamilies[] = {
-    {"llama", "LlamaForCausalLM", 0, 0, false, false, false},
-    {"mistral", "MistralForCausalLM", 8, 0, false, false, true},
-    {"qwen2", "Qwen2ForCausalLM", 32, 0, true, false, false},
-    {"qwen3", "Qwen3ForCausalLM", 32, 128, false, true, false},
-    {"bitnet", "BitNetForCausalLM", 5, 0, false, false, false},
+    {.model_type = "llama", .architecture = "LlamaForCausalLM", .reads_attention_bias = true},
+    {.model_type = "mistral",
+     .architecture = "MistralForCausalLM",
+     .default_kv_heads = 8,
+     .has_windows = true,
+     .always_window = true},
+    {.model_type = "qwen2",
+     .architecture = "Qwen2ForCausalLM",
+     .default_kv_heads = 32,
+     .qkv_bias = true,
+     .has_windows = true},
+    {.model_type = "qwen3",
+     .architecture = "Qwen3ForCausalLM",
+     .default_kv_heads = 32,
+     .default_head_dim = 128,
+     .reads_attention_bias = true,
+     .qk_norm = true,
+     .has_windows = true},
+    {.model_type = "bitnet",
+     .architecture = "BitNetForCausalLM",
+     .default_kv_heads = 5,
+     .default_rope_theta = 5e5,
+     .default_norm_eps = 1e-5,
+     .reads_attention_bias = true},
 };
 
 absl::StatusOr<const Family*> FindFamily(const ConfigReader& reader) {
@@ -155,8 +179,8 @@ absl::Status ReadRopeScaling(const ConfigReader& reader, const json& object, con
   return rope.Bool("truncate", true, &scaling.truncate);
 }
 
-absl::Status ReadRope(const ConfigReader& reader, DecoderConfig* config) {
-  RETURN_IF_ERROR(reader.Number("rope_theta", config->model_type == "bitnet" ? 5e5 : 1e4, &config->rope_theta));
+absl::Status ReadRope(const ConfigReader& reader, const Family& family, DecoderConfig* config) {
+  RETURN_IF_ERROR(reader.Number("rope_theta", family.default_rope_theta, &config->rope_theta));
   // A non-null rope_scaling beats rope_parameters.
   for (const char* key : {"rope_scaling", "rope_parameters"}) {
     if (!reader.Has(key)) continue;
@@ -169,8 +193,7 @@ absl::Status ReadRope(const ConfigReader& reader, DecoderConfig* config) {
 
 absl::Status ReadWindows(const ConfigReader& reader, const Family& family, DecoderConfig* config) {
   config->windows.assign(config->num_layers, 0);
-  const std::string_view type = family.model_type;
-  if (type == "llama" || type == "bitnet") return absl::OkStatus();
+  if (!family.has_windows) return absl::OkStatus();
   int64_t window = 0;  // an explicit null means none
   if (!reader.HasNull("sliding_window")) RETURN_IF_ERROR(reader.Int("sliding_window", 4096, 1, &window));
   bool use_window = family.always_window;
@@ -223,7 +246,7 @@ absl::Status ReadShape(const ConfigReader& reader, const Family& family, Decoder
   RETURN_IF_ERROR(reader.Int("head_dim", head_dim, 1, &config->head_dim));
   if (config->head_dim % 2 != 0) return reader.Error("head_dim", "expected an even number");
   double value;
-  RETURN_IF_ERROR(reader.Number("rms_norm_eps", config->model_type == "bitnet" ? 1e-5 : 1e-6, &value));
+  RETURN_IF_ERROR(reader.Number("rms_norm_eps", family.default_norm_eps, &value));
   if (!(value > 0)) return reader.Error("rms_norm_eps", "expected a number above 0");
   config->rms_norm_eps = static_cast<float>(value);
   RETURN_IF_ERROR(reader.Number("initializer_range", 0.02, &value));
@@ -308,13 +331,11 @@ absl::StatusOr<DecoderConfig> ParseDecoderConfig(const json& object, const std::
   RETURN_IF_ERROR(ReadActivation(reader, &config));
   RETURN_IF_ERROR(RefuseUnsupported(reader));
   if (config.model_type == "bitnet") RETURN_IF_ERROR(ReadBitNet(reader, &config));
-  RETURN_IF_ERROR(ReadRope(reader, &config));
+  RETURN_IF_ERROR(ReadRope(reader, *family, &config));
   RETURN_IF_ERROR(ReadWindows(reader, *family, &config));
   RETURN_IF_ERROR(reader.Bool("tie_word_embeddings", false, &config.tie_embeddings));
   bool attention_bias = false;
-  if (config.model_type == "llama" || config.model_type == "qwen3" || config.model_type == "bitnet") {
-    RETURN_IF_ERROR(reader.Bool("attention_bias", false, &attention_bias));
-  }
+  if (family->reads_attention_bias) RETURN_IF_ERROR(reader.Bool("attention_bias", false, &attention_bias));
   if (config.model_type == "llama") RETURN_IF_ERROR(reader.Bool("mlp_bias", false, &config.mlp_bias));
   config.qkv_bias = family->qkv_bias || attention_bias;
   config.o_bias = attention_bias;
