@@ -87,7 +87,7 @@ class Runner {
     if (!model().compute_reason.empty()) Say("compute: " + model().compute_reason);
     std::string data;
     AppendEntry("Data:", planned_.data.train.description, 6, &data);
-    Say(data + "Chat format: " + planned_.data.encoder->format().description);
+    Say(data + planned_.data.encoder->format().description);
     for (const TokenisedDataset* set : {&planned_.data.train, &planned_.data.validation}) {
       if (!set->warning.empty()) Say("warning: " + set->warning);
     }
