@@ -10,6 +10,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "data/checksum.h"
 #include "data/file.h"
 #include "data/gguf_header.h"
 #include "data/gguf_model.h"
@@ -183,6 +184,23 @@ absl::StatusOr<TensorRef> ModelFolder::Require(std::string_view name, const std:
         ", expected ", ShapeText(shape), " from ", std::filesystem::path(config_place_).filename().string()));
   }
   return *tensor;
+}
+
+absl::StatusOr<std::string> Fingerprint(const ModelFolder& folder) {
+  const std::string config = folder.config().dump();
+  uint32_t crc = Crc32c(config.data(), config.size());
+  constexpr int64_t kChunkBytes = int64_t{1} << 20;
+  std::vector<char> chunk(kChunkBytes);
+  for (const TensorRef& tensor : folder.tensors()) {
+    const std::string header = absl::StrCat(tensor.info->name, ShapeText(tensor.info->shape));
+    crc = Crc32c(header.data(), header.size(), crc);
+    for (int64_t at = 0; at < tensor.info->bytes; at += kChunkBytes) {
+      const int64_t count = std::min(kChunkBytes, tensor.info->bytes - at);
+      RETURN_IF_ERROR(tensor.file->ReadBytes(*tensor.info, at, count, chunk.data()));
+      crc = Crc32c(chunk.data(), static_cast<size_t>(count), crc);
+    }
+  }
+  return absl::StrFormat("%08x", crc);
 }
 
 std::vector<std::string> CarriedFiles(const std::string& folder) {

@@ -55,6 +55,9 @@ class ModelFolder {
   absl::flat_hash_map<std::string, size_t> index_;
 };
 
+// CRC-32C over names, shapes and bytes of all tensors and the configuration, as hexadecimal text.
+absl::StatusOr<std::string> Fingerprint(const ModelFolder& folder);
+
 // Names of the files that lie in `folder`, to carry along when a model made from the one in `folder` is written:
 // tokenizer, chat template, vocabulary, generation settings.
 std::vector<std::string> CarriedFiles(const std::string& folder);

@@ -37,6 +37,7 @@ absl::StatusOr<EngineOptions> OptionsOf(const Recipe& recipe, const Decoder& dec
   EngineOptions options = EngineOptionsOf(recipe);
   ASSIGN_OR_RETURN(options.activations, SavePlanOf(recipe.memory(), decoder.config.num_layers));
   options.loss.compute = decoder.compute;
+  options.distillation.compute = decoder.compute;
   options.max_tokens = max_tokens;
   return options;
 }

@@ -212,6 +212,14 @@ EngineOptions EngineOptionsOf(const Recipe& recipe) {
   options.loss.label_smoothing = static_cast<float>(recipe.loss().label_smoothing());
   options.loss.z_loss = static_cast<float>(recipe.loss().z_loss());
   options.loss.filter_threshold = static_cast<float>(recipe.loss().filter_threshold());
+  const recipe::Distillation& distillation = recipe.distillation();
+  options.distillation.weight = static_cast<float>(distillation.weight());
+  options.distillation.temperature = static_cast<float>(distillation.temperature());
+  if (distillation.direction() == recipe::Distillation::DIRECTION_REVERSE) {
+    options.distillation.direction = DivergenceDirection::kReverse;
+  } else if (distillation.direction() == recipe::Distillation::DIRECTION_SYMMETRIC) {
+    options.distillation.direction = DivergenceDirection::kSymmetric;
+  }
   options.optimizer = OptimizerOptionsOf(recipe);
   return options;
 }

@@ -133,6 +133,21 @@ constexpr RefusedPair kRefusedPairs[] = {
     {"loss.filter_threshold", "loss.label_smoothing",
      "smoothing gives every token a gradient, so nothing can be skipped",
      [](const Recipe& r) { return r.loss().filter_threshold() > 0 && r.loss().label_smoothing() > 0; }},
+    {"distillation.teacher", "loss.label_smoothing", "the teacher's targets are soft already: set it to 0",
+     [](const Recipe& r) { return r.has_distillation() && r.loss().label_smoothing() > 0; }},
+    {"distillation.teacher", "loss.z_loss", "the loss of distillation has no such term: set it to 0",
+     [](const Recipe& r) { return r.has_distillation() && r.loss().z_loss() > 0; }},
+    {"distillation.teacher", "loss.filter_threshold",
+     "a teacher gives every token a gradient, so nothing can be skipped: set it to 0",
+     [](const Recipe& r) { return r.has_distillation() && r.loss().filter_threshold() > 0; }},
+    {"distillation.weights", "memory.weights", "both stream from one tier: give the same, or device for one of them",
+     [](const Recipe& r) {
+       const auto apart = [&r](Memory::Weights other) {
+         return other != Memory::WEIGHTS_DEVICE && other != r.distillation().weights();
+       };
+       return r.distillation().has_weights() && r.distillation().weights() != Memory::WEIGHTS_DEVICE &&
+              (apart(r.memory().weights()) || (r.memory().has_embeddings() && apart(r.memory().embeddings())));
+     }},
     {"memory.activations", "memory.boundaries", "auto chooses for the results of layers as well: leave boundaries out",
      [](const Recipe& r) {
        return r.memory().activations() == Memory::ACTIVATIONS_AUTO &&

@@ -84,11 +84,72 @@ bool IsBareConfiguration(const std::string& path) {
   return true;
 }
 
-absl::Status OpenBareConfiguration(const std::string& path, ModelSession* model) {
+absl::Status OpenBareConfiguration(const std::string& path, std::string* config_path, nlohmann::json* config) {
   std::error_code error;
   const bool folder = fs::is_directory(path, error);
-  model->bare_config_path = folder ? (fs::path(path) / "config.json").string() : path;
-  ASSIGN_OR_RETURN(model->bare_config, ReadJsonObject(model->bare_config_path));
+  *config_path = folder ? (fs::path(path) / "config.json").string() : path;
+  ASSIGN_OR_RETURN(*config, ReadJsonObject(*config_path));
+  return absl::OkStatus();
+}
+
+// A teacher's distribution means nothing where its ids mean something else.
+absl::Status CheckTeacherTokens(const ModelSession& model, const std::string& path, bool may_be_bare) {
+  if (model.config.vocab_size != model.teacher_config.vocab_size) {
+    return absl::InvalidArgumentError(absl::StrCat("distillation.teacher: ", path, " has ",
+                                                   model.teacher_config.vocab_size, " tokens, the student has ",
+                                                   model.config.vocab_size, "; expected the same vocabulary"));
+  }
+  std::error_code error;
+  const std::string file = IsGgufFile(path) ? path : (fs::path(path) / "tokenizer.json").string();
+  if (may_be_bare && (model.tokenizer == nullptr || !fs::exists(file, error))) return absl::OkStatus();
+  ASSIGN_OR_RETURN(const std::unique_ptr<Tokenizer> tokenizer, Tokenizer::Load(file));
+  const int64_t ids = std::max(model.tokenizer->vocab_size(), tokenizer->vocab_size());
+  for (int32_t id = 0; id < ids; ++id) {
+    const std::string ours(model.tokenizer->TokenText(id)), theirs(tokenizer->TokenText(id));
+    if (ours == theirs) continue;
+    return absl::InvalidArgumentError(absl::StrCat("distillation.teacher: ", file, ": token ", id, " is '", theirs,
+                                                   "', the student's is '", ours,
+                                                   "'; expected a teacher with the same tokenizer"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status OpenTeacher(bool may_be_bare, ModelSession* model) {
+  const std::string& path = model->recipe.distillation().teacher();
+  if (may_be_bare && IsBareConfiguration(path)) {
+    RETURN_IF_ERROR(OpenBareConfiguration(path, &model->teacher_bare_config_path, &model->teacher_bare_config));
+    ASSIGN_OR_RETURN(model->teacher_config,
+                     ParseDecoderConfig(model->teacher_bare_config, model->teacher_bare_config_path));
+  } else {
+    ASSIGN_OR_RETURN(model->teacher, ModelFolder::Open(path));
+    ASSIGN_OR_RETURN(model->teacher_config, ReadDecoderConfig(*model->teacher));
+  }
+  return absl::OkStatus();
+}
+
+// The teacher beside the student, as it is stored.
+absl::Status DeclareTeacher(const ModelSession& model, const Recipe& recipe, Store* store, Decoder* decoder) {
+  const bool bare = !model.teacher_bare_config_path.empty();
+  if (model.teacher == nullptr && !bare) return absl::OkStatus();
+  StorageOf storage;
+  if (bare) {
+    ASSIGN_OR_RETURN(
+        storage, StorageForConfig(model.teacher_bare_config, model.teacher_bare_config_path, QuantizationOptions()));
+  } else {
+    storage = StorageFor(*model.teacher, QuantizationOptions());
+  }
+  ASSIGN_OR_RETURN(Decoder teacher,
+                   DeclareDecoder(model.teacher_config, AdapterOptions(), /*train_weights=*/false, decoder->compute,
+                                  storage, store, /*train_embeddings=*/false, kTeacherPrefix));
+  const recipe::Memory& memory = recipe.memory();
+  const recipe::Distillation& from = recipe.distillation();
+  const recipe::Memory::Weights weights = from.has_weights() ? from.weights() : memory.weights();
+  if (weights != recipe::Memory::WEIGHTS_DEVICE) {
+    StreamLinearLayers(teacher, store);
+    StreamEmbeddings(teacher, store);
+  }
+  if (weights == recipe::Memory::WEIGHTS_HOST) store->StreamFromHost();
+  decoder->teacher = std::make_shared<const Decoder>(std::move(teacher));
   return absl::OkStatus();
 }
 
@@ -134,6 +195,7 @@ absl::StatusOr<Decoder> DeclareWeights(const ModelSession& model, const Recipe& 
   if (memory.weights() == recipe::Memory::WEIGHTS_HOST || embeddings == recipe::Memory::WEIGHTS_HOST) {
     store->StreamFromHost();
   }
+  RETURN_IF_ERROR(DeclareTeacher(model, recipe, store, &decoder));
   return decoder;
 }
 
@@ -145,7 +207,7 @@ absl::StatusOr<std::unique_ptr<ModelSession>> DeclareModel(const Recipe& recipe,
   const std::string& base = recipe.model().path();
   const bool may_be_bare = parts == ModelParts::kConfiguration;
   if (recipe.model().has_path() && may_be_bare && IsBareConfiguration(base)) {
-    RETURN_IF_ERROR(OpenBareConfiguration(base, model.get()));
+    RETURN_IF_ERROR(OpenBareConfiguration(base, &model->bare_config_path, &model->bare_config));
   } else if (recipe.model().has_path()) {
     ASSIGN_OR_RETURN(model->base, ModelFolder::Open(base));
   }
@@ -154,7 +216,11 @@ absl::StatusOr<std::unique_ptr<ModelSession>> DeclareModel(const Recipe& recipe,
   const bool excused = may_be_bare && !recipe.model().has_tokenizer() && !IsGgufFile(tokenizer) &&
                        !fs::exists(fs::path(tokenizer) / "tokenizer.json", error);
   if (!excused) RETURN_IF_ERROR(OpenTokenizer(tokenizer, model.get()));
+  // A model that is only used needs no teacher any more.
+  const bool taught = recipe.has_distillation() && parts != ModelParts::kInference;
+  if (taught) RETURN_IF_ERROR(OpenTeacher(may_be_bare, model.get()));
   RETURN_IF_ERROR(Declare(model.get()));
+  if (taught) RETURN_IF_ERROR(CheckTeacherTokens(*model, recipe.distillation().teacher(), may_be_bare));
   return model;
 }
 
@@ -172,6 +238,9 @@ absl::Status LoadModel(ModelSession* model) {
     RETURN_IF_ERROR(LoadWeights(*model->base, model->decoder, model->quantization, &model->store));
   } else {
     InitWeights(model->decoder, static_cast<uint64_t>(model->recipe.training().seed()), &model->store);
+  }
+  if (model->teacher != nullptr) {
+    RETURN_IF_ERROR(LoadWeights(*model->teacher, *model->decoder.teacher, QuantizationOptions(), &model->store));
   }
   return InitAdapters(model->decoder, &model->store);
 }

@@ -29,6 +29,11 @@ struct ModelSession {
   std::string bare_config_path;       // of a base without weights; empty otherwise
   nlohmann::json bare_config;
   DecoderConfig config;
+  // Of distillation.teacher; null and empty without, and for models that are only used.
+  std::unique_ptr<ModelFolder> teacher;
+  std::string teacher_bare_config_path;
+  nlohmann::json teacher_bare_config;
+  DecoderConfig teacher_config;
   std::string tokenizer_folder;
   std::string tokenizer_file;
   std::unique_ptr<Tokenizer> tokenizer;  // null when it may be missing and is

@@ -137,6 +137,10 @@ class Runner {
     if (model().base != nullptr) {
       ASSIGN_OR_RETURN(identity_.base_fingerprint, Fingerprint(*model().base));
     }
+    if (model().teacher != nullptr) {
+      ASSIGN_OR_RETURN(const std::string teacher, Fingerprint(*model().teacher));
+      absl::StrAppend(&identity_.base_fingerprint, "+", teacher);
+    }
     identity_.data_fingerprint = planned_.data.fingerprint;
     identity_.data_form = RowFormName(planned_.data.train.form);
     identity_.compute = model().decoder.compute == Compute::kBF16 ? "bf16" : "f32";

@@ -29,16 +29,16 @@ class Declarer {
 
   StoreId Matrix(const std::string& name, int64_t rows, int64_t cols, bool linear) {
     if (decoder_.train_weights && (linear || train_embeddings_)) {
-      const StoreId id = store_.Add(name, rows, cols, Category::kParameters);
+      const StoreId id = store_.Add(Entry(name), rows, cols, Category::kParameters);
       store_.MakeTrainable(id, /*decay=*/true);
       return id;
     }
     const WeightStorage storage = storage_(name, rows, cols, linear);
-    return store_.AddBound(name, rows, cols, Category::kWeights, storage.format, storage.bytes);
+    return store_.AddBound(Entry(name), rows, cols, Category::kWeights, storage.format, storage.bytes);
   }
 
   StoreId Vector(const std::string& name, int64_t size) {
-    const StoreId id = store_.Add(name, 1, size, Category::kWeights);
+    const StoreId id = store_.Add(Entry(name), 1, size, Category::kWeights);
     if (decoder_.train_weights) store_.MakeTrainable(id, /*decay=*/false);
     return id;
   }
@@ -63,8 +63,10 @@ class Declarer {
   }
 
  private:
+  std::string Entry(const std::string& name) const { return absl::StrCat(decoder_.prefix, name); }
+
   StoreId Trainable(const std::string& name, int64_t rows, int64_t cols, bool decay) {
-    const StoreId id = store_.Add(name, rows, cols, Category::kParameters);
+    const StoreId id = store_.Add(Entry(name), rows, cols, Category::kParameters);
     store_.MakeTrainable(id, decay);
     return id;
   }
@@ -129,7 +131,8 @@ std::vector<LinearWeights*> Decoder::AdaptedLinears() {
 }
 
 absl::StatusOr<Decoder> DeclareDecoder(const DecoderConfig& config, const AdapterOptions& adapter, bool train_weights,
-                                       Compute compute, const StorageOf& storage, Store* store, bool train_embeddings) {
+                                       Compute compute, const StorageOf& storage, Store* store, bool train_embeddings,
+                                       std::string_view prefix) {
   for (const std::string& target : adapter.targets) {
     const auto& names = LinearNames();
     if (std::find(names.begin(), names.end(), target) == names.end()) {
@@ -143,6 +146,7 @@ absl::StatusOr<Decoder> DeclareDecoder(const DecoderConfig& config, const Adapte
   }
   Decoder decoder;
   decoder.config = config;
+  decoder.prefix = std::string(prefix);
   decoder.adapter = adapter;
   decoder.compute = compute;
   decoder.train_weights = train_weights;

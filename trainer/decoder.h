@@ -4,7 +4,9 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -65,8 +67,14 @@ struct WeightStorage {
 };
 using StorageOf = std::function<WeightStorage(const std::string& name, int64_t rows, int64_t cols, bool linear)>;
 
+// What the entries of a teacher in the student's store begin with.
+inline constexpr std::string_view kTeacherPrefix = "teacher.";
+
 struct Decoder {
   DecoderConfig config;
+  std::string prefix;  // of the names of its entries: empty, or kTeacherPrefix
+  // Distillation: a frozen model of the same vocabulary in the same store; null: none.
+  std::shared_ptr<const Decoder> teacher;
   AdapterOptions adapter;
   Compute compute = Compute::kF32;
   bool train_weights = false;
@@ -81,10 +89,10 @@ struct Decoder {
 // Declares every weight and adapter in `store`. With train_weights all weights are f32 and trainable (adapter.rank 0),
 // but for embedding and output layer without train_embeddings; frozen ones are stored as `storage` says (norms and
 // biases always f32), and only the adapter trains.
-// InvalidArgument when an adapter target is no linear layer of the model.
+// `prefix` stands before every name. InvalidArgument when an adapter target is no linear layer of the model.
 absl::StatusOr<Decoder> DeclareDecoder(const DecoderConfig& config, const AdapterOptions& adapter, bool train_weights,
                                        Compute compute, const StorageOf& storage, Store* store,
-                                       bool train_embeddings = true);
+                                       bool train_embeddings = true, std::string_view prefix = "");
 
 // Let frozen matrices lie in the store's weight tier instead of memory: linear layers are fetched, embedding and output
 // layer (but for nf4 and fp4) read by rows.

@@ -73,12 +73,24 @@ void Engine::Execute(Runnable* runnable, RunScalars* scalars) {
   if (status_.ok()) status_ = runnable->executor->Run(scalars);
 }
 
+// Before the student's layers: nothing of it waits meanwhile but the final states.
+std::vector<ValueId> Engine::RecordTeacher(Tape* tape, const DecoderInputs& inputs) const {
+  const Decoder* teacher = decoder_->teacher.get();
+  if (teacher == nullptr) return {};
+  std::vector<ValueId> x = RecordLayers(
+      tape, *teacher, inputs,
+      {.sequence_tile = options_.sequence_tile, .mlp_tile = options_.mlp_tile, .apart = true, .caches = {}});
+  for (size_t t = x.size(); t-- > 0;) x[t] = RecordFinalNorm(tape, *teacher, x[t]);
+  return x;
+}
+
 std::unique_ptr<PlannedTape> Engine::Record(int64_t tokens, Kind kind) const {
   const bool train = kind == Kind::kTrain;
   const int64_t sequence_tile = kind == Kind::kHidden ? 0 : options_.sequence_tile;
   auto planned = std::make_unique<PlannedTape>(store_);
   Tape* tape = &planned->tape;
   planned->inputs = RecordInputs(tape, tokens);
+  const std::vector<ValueId> taught = train ? RecordTeacher(tape, planned->inputs) : std::vector<ValueId>();
   const std::vector<ValueId> x =
       RecordLayers(tape, *decoder_, planned->inputs,
                    {.dropout = train, .sequence_tile = sequence_tile, .mlp_tile = options_.mlp_tile, .caches = {}});
@@ -94,6 +106,12 @@ std::unique_ptr<PlannedTape> Engine::Record(int64_t tokens, Kind kind) const {
   // Last tile first, as the layers.
   for (size_t t = tiles.size(); t-- > 0;) {
     planned->hidden = RecordFinalNorm(tape, *decoder_, x[t]);
+    if (!taught.empty()) {
+      const DistillationValues values = {planned->hidden, head, taught[t], tape->Persistent(decoder_->teacher->head),
+                                         planned->inputs.targets};
+      planned->losses[t] = RecordLinearDistillation(tape, values, tiles[t].begin, options_.distillation);
+      continue;
+    }
     planned->losses[t] =
         RecordLinearCrossEntropy(tape, planned->hidden, head, planned->inputs.targets, tiles[t].begin, loss, train)
             .loss;

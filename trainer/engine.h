@@ -30,6 +30,7 @@ struct EngineOptions {
   Placement idle_tier = Placement::kActivation;
   std::string spill_folder;  // of the disk tier; empty: TMPDIR or /tmp
   LinearCrossEntropyOptions loss;
+  LinearDistillationOptions distillation;  // in training, where the decoder has a teacher, in place of `loss`
   OptimizerOptions optimizer;
   int64_t max_tokens = 0;  // of a micro-batch in training
   bool train = true;       // false: evaluation only, no training tape is planned
@@ -89,9 +90,9 @@ class Engine {
   // One optimiser step with the gathered gradients. Returns the gradient norm before clipping.
   double Update(const StepRates& rates, int64_t optimizer_step);
 
-  // Sum of the loss over targets without gradients or smoothing terms; `losses` (may be null) gets one a row, `hidden`
-  // (may be null) the final hidden states, valid until the next call of the engine. With a sequence tile these are the
-  // states of the batch's first tile only, which the rest of it has no part in.
+  // Sum of the cross-entropy over targets without gradients, smoothing terms or teacher; `losses` (may be null) gets
+  // one a row, `hidden` (may be null) the final hidden states, valid until the next call of the engine. With a sequence
+  // tile these are the states of the batch's first tile only, which the rest of it has no part in.
   double Evaluate(const Batch& batch, std::vector<float>* losses, ConstMatrix* hidden = nullptr);
   // The hidden states alone.
   ConstMatrix Hidden(const Batch& batch);
@@ -108,6 +109,8 @@ class Engine {
   enum class Kind : uint8_t { kTrain, kEvaluate, kHidden };
   bool tiled() const { return options_.sequence_tile > 0 && options_.sequence_tile < options_.max_tokens; }
   std::unique_ptr<PlannedTape> Record(int64_t tokens, Kind kind) const;
+  // Its final hidden states by tile; empty without a teacher.
+  std::vector<ValueId> RecordTeacher(Tape* tape, const DecoderInputs& inputs) const;
   void CountTiers(const TierPlans& plans);
   bool Fits(const TierPlans& plans) const;
   Tiers tiers() const { return {arena_.get(), host_.get(), disk_.get()}; }

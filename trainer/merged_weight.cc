@@ -38,7 +38,8 @@ MergedWeights::MergedWeights(const Decoder& decoder, const Store& store) : store
   for (StoreId id = 0; id < static_cast<StoreId>(store.size()); ++id) {
     const StoreEntry& entry = store.entry(id);
     const bool kind = entry.category == Category::kWeights || entry.category == Category::kParameters;
-    if (kind && entry.name.find(".lora_") == std::string::npos) ids_.push_back(id);
+    const bool teacher = entry.name.rfind(kTeacherPrefix, 0) == 0;
+    if (kind && !teacher && entry.name.find(".lora_") == std::string::npos) ids_.push_back(id);
   }
 }
 

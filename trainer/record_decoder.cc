@@ -32,13 +32,14 @@ class LayerRecorder {
         rope_(rope),
         tiles_(std::move(tiles)),
         dropout_(options.dropout),
-        mlp_tile_(options.mlp_tile) {}
+        mlp_tile_(options.mlp_tile),
+        apart_(options.apart) {}
 
   // x and the result: a value a tile.
   std::vector<ValueId> Record(const std::vector<ValueId>& x, int64_t index, ValueId k_cache, ValueId v_cache) {
     weights_ = &decoder_.layers[index];
     index_ = index;
-    tape_->SetLayer(static_cast<int32_t>(index));
+    tape_->SetLayer(apart_ ? -1 : static_cast<int32_t>(index));
     std::vector<std::vector<ValueId>> attended(x.size());  // by tile and group of heads
     if (x.size() == 1) {
       SetPrefix("");
@@ -53,7 +54,7 @@ class LayerRecorder {
       if (decoder_.config.sub_norms) a = Norm(a, weights_->attention_sub_norm, "attention_sub_norm");
       const ValueId h = RecordAdd(tape_, x[t], Linear(a, weights_->o, "o"), prefix_ + "h");
       out[t] = Mlp(h);
-      tape_->SetKind(out[t], ValueKind::kBoundary);
+      if (!apart_) tape_->SetKind(out[t], ValueKind::kBoundary);
     }
     tape_->SetLayer(-1);
     return out;
@@ -64,7 +65,7 @@ class LayerRecorder {
     ValueId q = kNoValue, k = kNoValue, v = kNoValue;
   };
 
-  void SetPrefix(const std::string& tile) { prefix_ = absl::StrCat("layers.", index_, ".", tile); }
+  void SetPrefix(const std::string& tile) { prefix_ = absl::StrCat(decoder_.prefix, "layers.", index_, ".", tile); }
 
   void BeginTile(size_t t) {
     SetPrefix(tiles_.size() == 1 ? "" : absl::StrCat("t", t, "."));
@@ -207,6 +208,7 @@ class LayerRecorder {
   std::vector<TokenTile> tiles_;
   bool dropout_;
   int64_t mlp_tile_;
+  bool apart_ = false;
   const LayerWeights* weights_ = nullptr;  // of the layer that is recorded
   int64_t index_ = 0;
   int64_t first_row_ = 0;         // of the tile that is recorded

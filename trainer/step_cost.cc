@@ -74,6 +74,13 @@ const std::map<std::string_view, Formula>& Formulas() {
       {"linear_cross_entropy_backward",
        {Unit::kMatMul,
         [](const Shapes& s, double) { return 2 * s.Rows(0) * s.Size(1) * (s.step.inputs.size() > 4 ? 3 : 2); }}},
+      {"linear_distillation",
+       {Unit::kMatMul, [](const Shapes& s, double) { return 2 * s.Rows(0) * (s.Size(1) + s.Size(3)); }}},
+      {"linear_distillation_backward",
+       {Unit::kMatMul,
+        [](const Shapes& s, double) {
+          return 2 * s.Rows(0) * (s.Size(1) * (s.step.inputs.size() > 6 ? 3 : 2) + s.Size(3));
+        }}},
   };
   return *formulas;
 }

@@ -8,6 +8,7 @@
 
 #include "ops/attention.h"
 #include "ops/linear_cross_entropy.h"
+#include "ops/linear_distillation.h"
 #include "ops/matmul.h"
 #include "ops/swiglu.h"
 #include "trainer/tape.h"
@@ -98,5 +99,15 @@ struct LossValues {
 // pass.
 LossValues RecordLinearCrossEntropy(Tape* tape, ValueId hidden, ValueId head, ValueId targets, int64_t first,
                                     const LinearCrossEntropyOptions& options, bool train);
+
+struct DistillationValues {
+  ValueId hidden = kNoValue, head = kNoValue;                  // [T, D], [V, D]
+  ValueId teacher_hidden = kNoValue, teacher_head = kNoValue;  // [T, D_t], [V, D_t]; no gradient passes
+  ValueId targets = kNoValue;
+};
+// Cross-entropy mixed with the divergence from a teacher; target t is targets[first + t]. Returns the loss [1, T], 0
+// where there is no target. The gradient is that of sum(loss) * inverse_targets (a run scalar).
+ValueId RecordLinearDistillation(Tape* tape, const DistillationValues& values, int64_t first,
+                                 const LinearDistillationOptions& options);
 
 }  // namespace thimble

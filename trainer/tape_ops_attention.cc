@@ -121,4 +121,49 @@ LossValues RecordLinearCrossEntropy(Tape* tape, ValueId hidden, ValueId head, Va
   return values;
 }
 
+namespace {
+
+DistillationInputs DistillationViews(const StepContext& c, int64_t first, int64_t tokens) {
+  return {c.In(0), c.Weight(1), c.In(2), c.Weight(3), c.Ints(4, first, tokens)};
+}
+
+}  // namespace
+
+ValueId RecordLinearDistillation(Tape* tape, const DistillationValues& values, int64_t first,
+                                 const LinearDistillationOptions& options) {
+  const int64_t tokens = tape->value(values.hidden).rows;
+  const bool frozen = !tape->value(values.head).needs_gradient;
+  const ValueId loss = tape->Activation("loss", 1, tokens), divergence = tape->Activation("divergence", 1, tokens);
+  const ValueId stats = tape->Activation("distillation_stats", tokens, kDistillationStats);
+  const auto head_of = [tape](ValueId id) { return tape->store().entry(tape->value(id).store).view; };
+  const int64_t scratch_bytes = LinearDistillationScratchBytes(head_of(values.head), head_of(values.teacher_head));
+  Step step;
+  step.op = "linear_distillation";
+  step.inputs = {values.hidden, values.head, values.teacher_hidden, values.teacher_head, values.targets};
+  step.outputs = {loss, divergence, stats};
+  step.scratch_bytes = scratch_bytes;
+  step.run = [options, first, tokens](const StepContext& c) {
+    LinearDistillationForward(DistillationViews(c, first, tokens), options, c.OutVector(0), c.OutVector(1), c.Out(2),
+                              c.scratch());
+  };
+  step.backward = [options, frozen, scratch_bytes, first, tokens](Backward& b, const Step& s) {
+    Step back;
+    back.op = "linear_distillation_backward";
+    back.inputs = {b.Saved(s.inputs[0]), s.inputs[1], b.Saved(s.inputs[2]),
+                   s.inputs[3],          s.inputs[4], b.Saved(s.outputs[2])};
+    if (!frozen) back.inputs.push_back(b.ParameterGradient(s.inputs[1]));
+    back.outputs = {b.NewGradient(s.inputs[0])};
+    back.scratch_bytes = scratch_bytes;
+    back.run = [options, frozen, first, tokens](const StepContext& c) {
+      LinearDistillationBackward(DistillationViews(c, first, tokens), c.In(5), c.scalars().inverse_targets, options,
+                                 c.Out(0), frozen ? Matrix() : c.Mutable(6), c.scratch());
+    };
+    const ValueId dh = back.outputs[0];
+    b.tape().Append(std::move(back));
+    b.AddGradient(s.inputs[0], dh);
+  };
+  tape->Append(std::move(step));
+  return loss;
+}
+
 }  // namespace thimble

@@ -11,7 +11,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "data/bnb_weight.h"
-#include "data/checksum.h"
 #include "data/ternary_weight.h"
 #include "ops/check.h"
 #include "ops/decode_blocks.h"
@@ -80,18 +79,20 @@ absl::Status StreamFloats(const TensorRef& tensor, const Use& use) {
 
 class WeightLoader {
  public:
-  WeightLoader(const ModelFolder& folder, const QuantizationOptions& quantization, Store* store)
-      : folder_(folder), quantization_(quantization), store_(*store) {}
+  WeightLoader(const ModelFolder& folder, const QuantizationOptions& quantization, Store* store,
+               const std::string& prefix = "")
+      : folder_(folder), quantization_(quantization), store_(*store), prefix_(prefix) {}
 
   // The tensor of an entry, with the shape that the configuration says and of a type that can be read.
   absl::StatusOr<TensorRef> Require(const StoreEntry& entry) {
-    used_.insert(entry.name);
+    const std::string name = TensorName(entry);
+    used_.insert(name);
     std::vector<int64_t> shape = {entry.rows, entry.cols};
-    if (entry.rows == 1 && !IsMatrix(entry.name)) shape = {entry.cols};
-    ASSIGN_OR_RETURN(TensorRef tensor, folder_.Require(entry.name, shape));
+    if (entry.rows == 1 && !IsMatrix(name)) shape = {entry.cols};
+    ASSIGN_OR_RETURN(TensorRef tensor, folder_.Require(name, shape));
     const TensorDType dtype = tensor.info->dtype;
     if (!FormatOf(dtype)) {
-      return absl::InvalidArgumentError(absl::StrCat(tensor.file->path(), ": tensor ", entry.name,
+      return absl::InvalidArgumentError(absl::StrCat(tensor.file->path(), ": tensor ", name,
                                                      ": expected F32, BF16, F16 or a block type, found ",
                                                      std::string(NameOf(dtype))));
     }
@@ -100,8 +101,8 @@ class WeightLoader {
 
   absl::Status Load(StoreId id) {
     const StoreEntry& entry = store_.entry(id);
-    if (Is4Bit(entry.view.format) && HasBnbWeight(folder_, entry.name)) return LoadAlreadyQuantised(id);
-    if (HoldsTernary(folder_, entry.name)) return LoadPackedTernary(id);
+    if (Is4Bit(entry.view.format) && HasBnbWeight(folder_, TensorName(entry))) return LoadAlreadyQuantised(id);
+    if (HoldsTernary(folder_, TensorName(entry))) return LoadPackedTernary(id);
     ASSIGN_OR_RETURN(const TensorRef tensor, Require(entry));
     if (Is4Bit(entry.view.format)) return Quantise(id, tensor);
     if (IsBlockFormat(entry.view.format)) return KeepBlocks(id, tensor);
@@ -124,17 +125,19 @@ class WeightLoader {
   void MarkUsed(const std::string& name) { used_.insert(name); }
 
  private:
+  std::string TensorName(const StoreEntry& entry) const { return entry.name.substr(prefix_.size()); }
   static bool IsMatrix(const std::string& name) {
     return !absl::StrContains(name, "norm.weight") && !absl::EndsWith(name, ".bias");
   }
 
   absl::Status LoadAlreadyQuantised(StoreId id) {
     const StoreEntry& entry = store_.entry(id);
-    used_.insert(entry.name);
-    for (const std::string& name : BnbCompanions(folder_, entry.name)) used_.insert(name);
-    ASSIGN_OR_RETURN(BnbWeight read, ReadBnbWeight(folder_, entry.name));
+    const std::string tensor = TensorName(entry);
+    used_.insert(tensor);
+    for (const std::string& name : BnbCompanions(folder_, tensor)) used_.insert(name);
+    ASSIGN_OR_RETURN(BnbWeight read, ReadBnbWeight(folder_, tensor));
     if (read.weight.rows != entry.rows || read.weight.cols != entry.cols) {
-      return absl::InvalidArgumentError(absl::StrCat(folder_.path(), ": tensor ", entry.name, ": expected shape ",
+      return absl::InvalidArgumentError(absl::StrCat(folder_.path(), ": tensor ", tensor, ": expected shape ",
                                                      ShapeText({entry.rows, entry.cols}), ", found ",
                                                      ShapeText({read.weight.rows, read.weight.cols})));
     }
@@ -144,9 +147,10 @@ class WeightLoader {
   // Master weights that quantise to the codes and the scale that the folder holds.
   absl::Status LoadPackedTernary(StoreId id) {
     const StoreEntry& entry = store_.entry(id);
-    used_.insert(entry.name);
-    used_.insert(TernaryScaleName(entry.name));
-    ASSIGN_OR_RETURN(std::vector<float> masters, ReadTernaryMasters(folder_, entry.name, entry.rows, entry.cols));
+    const std::string name = TensorName(entry);
+    used_.insert(name);
+    used_.insert(TernaryScaleName(name));
+    ASSIGN_OR_RETURN(std::vector<float> masters, ReadTernaryMasters(folder_, name, entry.rows, entry.cols));
     if (entry.slot < 0) {
       std::memcpy(store_.matrix(id).data, masters.data(), masters.size() * sizeof(float));
       return absl::OkStatus();
@@ -245,6 +249,7 @@ class WeightLoader {
   const ModelFolder& folder_;
   const QuantizationOptions& quantization_;
   Store& store_;
+  std::string prefix_;  // of the entries' names, not of the tensors'
   absl::flat_hash_set<std::string> used_;
 };
 
@@ -332,9 +337,11 @@ absl::StatusOr<StorageOf> StorageForConfig(const nlohmann::json& config, const s
 
 absl::Status LoadWeights(const ModelFolder& folder, const Decoder& decoder, const QuantizationOptions& quantization,
                          Store* store) {
-  WeightLoader loader(folder, quantization, store);
+  WeightLoader loader(folder, quantization, store, decoder.prefix);
   for (StoreId id = 0; id < static_cast<StoreId>(store->size()); ++id) {
-    if (IsModelEntry(store->entry(id))) RETURN_IF_ERROR(loader.Load(id));
+    const StoreEntry& entry = store->entry(id);
+    const bool own = (entry.name.rfind(kTeacherPrefix, 0) == 0) == (decoder.prefix == kTeacherPrefix);
+    if (own && IsModelEntry(entry)) RETURN_IF_ERROR(loader.Load(id));
   }
   if (decoder.head == decoder.embedding) loader.MarkUsed("lm_head.weight");
   return loader.CheckNothingLeft();
@@ -357,22 +364,6 @@ absl::Status CheckTensors(const ModelFolder& folder) {
   }
   if (decoder.head == decoder.embedding) loader.MarkUsed("lm_head.weight");
   return loader.CheckNothingLeft();
-}
-
-absl::StatusOr<std::string> Fingerprint(const ModelFolder& folder) {
-  const std::string config = folder.config().dump();
-  uint32_t crc = Crc32c(config.data(), config.size());
-  std::vector<char> chunk(kChunkElements);
-  for (const TensorRef& tensor : folder.tensors()) {
-    const std::string header = absl::StrCat(tensor.info->name, ShapeText(tensor.info->shape));
-    crc = Crc32c(header.data(), header.size(), crc);
-    for (int64_t at = 0; at < tensor.info->bytes; at += kChunkElements) {
-      const int64_t count = std::min(kChunkElements, tensor.info->bytes - at);
-      RETURN_IF_ERROR(tensor.file->ReadBytes(*tensor.info, at, count, chunk.data()));
-      crc = Crc32c(chunk.data(), static_cast<size_t>(count), crc);
-    }
-  }
-  return absl::StrFormat("%08x", crc);
 }
 
 std::string FormatSummary(const Store& store) {

@@ -32,17 +32,14 @@ StorageOf StorageForShape(Format dtype, const QuantizationOptions& quantization)
 absl::StatusOr<StorageOf> StorageForConfig(const nlohmann::json& config, const std::string& path,
                                            const QuantizationOptions& quantization);
 
-// Reads all weights of an allocated store. Peak memory beyond the store: one tensor of the file, at most. A tensor that
-// is missing, has another shape, is of no float type, or holds a NaN or an infinity is an error that names it, and so
-// is a tensor that the model has no place for.
+// Reads all weights of a decoder in an allocated store. Peak memory beyond the store: one tensor of the file, at most.
+// A tensor that is missing, has another shape, is of no float type, or holds a NaN or an infinity is an error that
+// names it, and so is a tensor that the model has no place for.
 absl::Status LoadWeights(const ModelFolder& folder, const Decoder& decoder, const QuantizationOptions& quantization,
                          Store* store);
 
 // The same errors but for values that are not finite, of a folder that is not quantised: without reading a value.
 absl::Status CheckTensors(const ModelFolder& folder);
-
-// CRC-32C over names, shapes and bytes of all tensors and the configuration, as hexadecimal text.
-absl::StatusOr<std::string> Fingerprint(const ModelFolder& folder);
 
 // "nf4: 210 tensors, 74.3 MiB; bf16: 1 tensor, 54.0 MiB; f32: 61 tensors, 0.1 MiB": so that nobody wonders whether
 // 4-bit took effect.

@@ -70,6 +70,25 @@ TEST_F(ResumedRun, ThreadsAndSavePolicyChangeNoBit) {
   EXPECT_EQ(Metrics(Path("recomputed")), expected);
 }
 
+TEST_F(ResumedRun, WithATeacherChangesNoBitAndAnotherTeacherIsRefused) {
+  std::filesystem::copy(Path("base"), Path("teacher"));
+  const std::vector<std::string> taught = {"distillation.teacher=" + Path("teacher"), "distillation.weight=0.7",
+                                           "distillation.direction=symmetric", "distillation.weights=disk",
+                                           "training.keep_last=100"};
+  Unbroken("whole", taught);
+  Unbroken("run", taught);
+  GoBackTo("run", 9);
+  const ProgramResult result = ResumeRun("run");
+  ASSERT_EQ(result.exit_code, 0) << result.errors;
+  ExpectSameEnd(Path("whole"), Path("run"));
+  EXPECT_EQ(Metrics(Path("run")), Metrics(Path("whole")));
+  GoBackTo("run", 9);
+  std::string weights = tensors_.Bytes();
+  weights[weights.size() - 4000] ^= 1;
+  Write("teacher/model.safetensors", weights);
+  EXPECT_EQ(ResumeRun("run").exit_code, 2);
+}
+
 TEST_F(ResumedRun, SignalsSaveAndExit130) {
   Unbroken("whole");
   for (const int signal : {SIGINT, SIGTERM}) {

@@ -53,6 +53,7 @@ class ContractTest : public SmallModelTest {
       recipe["memory"] = RandomMemory(dice, config["num_hidden_layers"], recipe["adapter"]["type"] == "dora");
     }
     AddRows(dice, &recipe);
+    if (recipe["model"].contains("path") && dice->OneIn(4)) AddTeacher(dice, config, &recipe);
     return recipe;
   }
 
@@ -74,6 +75,30 @@ class ContractTest : public SmallModelTest {
   bool ragged_ = false;
 
  private:
+  // Of another width and depth than the student.
+  void AddTeacher(Dice* dice, json config, json* recipe) {
+    config["hidden_size"] = 32;
+    config["num_hidden_layers"] = dice->Between(1, 3);
+    Write("teacher.json", config.dump());
+    std::filesystem::remove_all(Path("teacher"));
+    EXPECT_EQ(Thimble({"init", Path("teacher.json"), "--format", dice->Word({"bf16", "f32", "nf4"}), "--out",
+                       Path("teacher")}),
+              0)
+        << err_;
+    for (const char* name : {"tokenizer.json", "tokenizer_config.json"}) {
+      std::filesystem::copy_file(Path(name), Path("teacher/") + name,
+                                 std::filesystem::copy_options::overwrite_existing);
+    }
+    recipe->erase("loss");
+    (*recipe)["distillation"] = {{"teacher", "teacher"},
+                                 {"weight", 0.5},
+                                 {"direction", dice->Word({"forward", "reverse", "symmetric"})},
+                                 {"temperature", dice->OneIn(2) ? 1 : 2}};
+    if ((*recipe)["memory"]["weights"] == "device" && !(*recipe)["memory"].contains("embeddings")) {
+      (*recipe)["distillation"]["weights"] = dice->Word({"device", "host", "disk"});
+    }
+  }
+
   void AddRows(Dice* dice, json* recipe) {
     const int64_t letters = dice->Between(8, 60);
     const int64_t row_tokens = letters + 2;  // at most: <s> and </s>

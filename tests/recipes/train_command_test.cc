@@ -130,5 +130,24 @@ TEST_F(TrainCommandTest, RetentionIsTheNewestAndTheBest) {
   }
 }
 
+TEST_F(TrainCommandTest, ATeacherMustSpeakTheSameTokens) {
+  CopyModel("source", "teacher");
+  const std::vector<std::string> words = {"train", Path("recipe.yaml"), "--set",
+                                          "distillation.teacher=" + Path("teacher")};
+  const std::string tokenizer = LetterTokenizerJson();
+  std::string other = tokenizer;
+  const size_t at = other.find("\"a\":");
+  ASSERT_NE(at, std::string::npos);
+  other[at + 1] = 'A';
+  Write("teacher/tokenizer.json", other);
+  EXPECT_EQ(Thimble(words), 2);
+  EXPECT_NE(err_.find("expected a teacher with the same tokenizer"), std::string::npos) << err_;
+  Write("teacher/tokenizer.json", tokenizer);
+  ASSERT_EQ(Thimble(words), 0) << err_;
+  // The export is the student alone.
+  ASSERT_EQ(Thimble({"export", Path("run"), "--out", Path("merged"), "--json"}), 0) << err_;
+  EXPECT_EQ(Json()["accepted"], true);
+}
+
 }  // namespace
 }  // namespace thimble
