@@ -15,6 +15,7 @@
 #include "data/tensor_file.h"
 #include "ops/check.h"
 #include "recipes/recipe_options.h"
+#include "recipes/served_options.h"
 #include "trainer/engine.h"
 
 namespace thimble {
@@ -242,12 +243,16 @@ absl::Status MeasureAdapter(ModelSession* model, const ExportRequest& request, E
 // Merged and rounded or quantised in one step, and measured.
 absl::Status WriteGguf(ModelSession* model, const ExportRequest& request, const std::string& out,
                        ExportReport* report) {
-  const GgufMix* mix = request.gguf_mix != nullptr ? request.gguf_mix : FindGgufMix(report->dtype);
+  const GgufMix* mix = request.gguf_mix;
+  if (mix == nullptr) mix = ExportedMix(model->recipe);
+  if (mix == nullptr) mix = FindGgufMix(report->dtype);
+  // What the run trained for is written bit for bit.
+  const bool as_served = mix == QatMix(model->recipe);
   report->dtype = std::string(mix->name);
   ASSIGN_OR_RETURN(const HeldOut rows, FindHeldOut(model, request));
   RETURN_IF_ERROR(MakeFolder(out));
   const std::string file = out + "/model.gguf";
-  RETURN_IF_ERROR(ExportGguf(model->decoder, model->store, model->Source(), *mix, file));
+  RETURN_IF_ERROR(ExportGguf(model->decoder, model->store, model->Source(), *mix, file, as_served));
   if (rows.stream == nullptr) {
     report->not_measured = "no rows were given";
     return absl::OkStatus();

@@ -220,6 +220,7 @@ EngineOptions EngineOptionsOf(const Recipe& recipe) {
   } else if (distillation.direction() == recipe::Distillation::DIRECTION_SYMMETRIC) {
     options.distillation.direction = DivergenceDirection::kSymmetric;
   }
+  options.trains_unserved = recipe.qat().start_step() > 0;
   options.optimizer = OptimizerOptionsOf(recipe);
   return options;
 }
@@ -239,6 +240,7 @@ TrainLoopOptions TrainLoopOptionsOf(const Recipe& recipe, int64_t steps_per_epoc
   TrainLoopOptions options;
   options.learning_rate = recipe.optimizer().learning_rate();
   options.accumulation = from.accumulation();
+  options.serve_after = recipe.qat().start_step();
   options.eval_every = from.eval_every();
   options.eval_batches = from.eval_batches();
   options.save_every = from.save_every();

@@ -140,6 +140,16 @@ constexpr RefusedPair kRefusedPairs[] = {
     {"distillation.teacher", "loss.filter_threshold",
      "a teacher gives every token a gradient, so nothing can be skipped: set it to 0",
      [](const Recipe& r) { return r.has_distillation() && r.loss().filter_threshold() > 0; }},
+    {"qat.format", "adapter.type", "an adapter that is merged before every step knows no magnitudes: set type to lora",
+     [](const Recipe& r) { return r.has_qat() && r.adapter().type() == Adapter::TYPE_DORA; }},
+    {"qat.format", "adapter.dropout", "an adapter that is merged before every step has no input to drop: set it to 0",
+     [](const Recipe& r) { return r.has_qat() && HasAdapter(r) && r.adapter().dropout() > 0; }},
+    {"qat.format", "output.export.format", "an adapter alone is merged and quantised by whoever serves it: export gguf",
+     [](const Recipe& r) { return r.has_qat() && r.output().export_().format() == Export::FORMAT_PEFT; }},
+    {"output.export.gguf_type", "output.export.format", "only a GGUF file has such a type: set format to gguf",
+     [](const Recipe& r) {
+       return r.output().export_().has_gguf_type() && r.output().export_().format() != Export::FORMAT_GGUF;
+     }},
     {"distillation.weights", "memory.weights", "both stream from one tier: give the same, or device for one of them",
      [](const Recipe& r) {
        const auto apart = [&r](Memory::Weights other) {

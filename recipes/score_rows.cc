@@ -14,7 +14,7 @@
 namespace thimble {
 namespace {
 
-const WeightView& HeadOf(const ModelSession& model) { return model.store.entry(model.decoder.head).view; }
+const WeightView& HeadOf(const ModelSession& model) { return model.store.entry(model.decoder.EvaluatedHead()).view; }
 
 // Loss over a stream, and the divergence from a reference beside it.
 class Scorer {

@@ -14,6 +14,7 @@
 #include "ops/parallel.h"
 #include "recipes/recipe_options.h"
 #include "recipes/recipe_reader.h"
+#include "recipes/served_options.h"
 #include "trainer/checkpoint.h"
 
 namespace thimble {
@@ -194,6 +195,10 @@ absl::StatusOr<Decoder> DeclareWeights(const ModelSession& model, const Recipe& 
   if (embeddings != recipe::Memory::WEIGHTS_DEVICE) StreamEmbeddings(decoder, store);
   if (memory.weights() == recipe::Memory::WEIGHTS_HOST || embeddings == recipe::Memory::WEIGHTS_HOST) {
     store->StreamFromHost();
+  }
+  if (recipe.has_qat()) {
+    ASSIGN_OR_RETURN(const ServedOptions served, ServedOptionsOf(recipe, model.config));
+    DeclareServed(served, &decoder, store);
   }
   RETURN_IF_ERROR(DeclareTeacher(model, recipe, store, &decoder));
   return decoder;

@@ -212,6 +212,7 @@ class Runner {
     const recipe::Export& from = recipe().output().export_();
     ExportRequest request;
     request.adapter = from.format() == recipe::Export::FORMAT_PEFT;
+    request.gguf = from.format() == recipe::Export::FORMAT_GGUF;
     if (from.format() == recipe::Export::FORMAT_NF4) request.quantize = Format::kNF4;
     if (from.format() == recipe::Export::FORMAT_FP4) request.quantize = Format::kFP4;
     request.options = ExportOptionsOf(recipe());

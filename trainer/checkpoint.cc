@@ -213,6 +213,7 @@ absl::StatusOr<TrainState> LoadCheckpoint(const std::string& path, const RunIden
       RETURN_IF_ERROR(ReadTensor(file, StateKey(store->entry(state)), state, store));
     }
   }
+  store->SetServedIsOld(true);
   return state;
 }
 
@@ -224,6 +225,7 @@ absl::Status LoadCheckpointTensors(const std::string& path, Store* store, RunIde
   for (StoreId id : store->Trainable()) {
     RETURN_IF_ERROR(ReadTensor(file, TensorKey(store->entry(id)), id, store));
   }
+  store->SetServedIsOld(true);
   return absl::OkStatus();
 }
 

@@ -11,6 +11,7 @@
 
 #include "absl/status/statusor.h"
 #include "ops/matmul.h"
+#include "ops/round_tokens.h"
 #include "trainer/decoder_config.h"
 #include "trainer/store.h"
 
@@ -45,6 +46,7 @@ struct LinearWeights {
   StoreId lora_a = -1;
   StoreId lora_b = -1;
   StoreId magnitude = -1;
+  StoreId served = -1;  // of training for a format, see served_weights.h
   float lora_scale = 0;
   uint64_t dropout_seed = 0;
 };
@@ -81,9 +83,15 @@ struct Decoder {
   StoreId embedding = -1;
   StoreId final_norm = -1;
   StoreId head = -1;  // the embedding when tied
+  // As `served` of a linear layer; the same when tied.
+  StoreId served_embedding = -1;
+  StoreId served_head = -1;
+  ActivationGrid activation_grid = ActivationGrid::kNone;  // of the inputs of linear layers with served weights
   std::vector<LayerWeights> layers;
 
   std::vector<LinearWeights*> AdaptedLinears();
+  // The output layer that evaluation and generation compute with.
+  StoreId EvaluatedHead() const { return served_head >= 0 ? served_head : head; }
 };
 
 // Declares every weight and adapter in `store`. With train_weights all weights are f32 and trainable (adapter.rank 0),

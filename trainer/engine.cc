@@ -5,6 +5,7 @@
 
 #include "ops/check.h"
 #include "trainer/idle_values.h"
+#include "trainer/served_weights.h"
 #include "trainer/transfers.h"
 #include "trainer/update_in_backward.h"
 
@@ -25,6 +26,16 @@ Engine::Engine(const Decoder* decoder, Store* store, const EngineOptions& option
   if (tiled()) CountTiers(Record(options_.sequence_tile, Kind::kHidden)->plan);
   if (options_.train) {
     CountTiers(Record(options_.max_tokens, Kind::kEvaluate)->plan);
+  }
+  if (options_.train && options_.trains_unserved) {
+    CountTiers(Record(options_.max_tokens, Kind::kTrainUnserved)->plan);
+  }
+  if (HasServed(*decoder_)) {
+    quantize_.planned = std::make_shared<PlannedTape>(store_);
+    RecordQuantizeServed(*decoder_, &quantize_.planned->tape);
+    FetchStreamedWeights(&quantize_.planned->tape);
+    quantize_.planned->plan = PlanTiers(quantize_.planned->tape, {});
+    CountTiers(quantize_.planned->plan);
   }
   if (options_.train && !updates_in_backward()) {
     update_.planned = options_.update;
@@ -63,6 +74,7 @@ absl::Status Engine::Prepare() {
                                                      : MakeDiskTier(options_.spill_folder, state_bytes));
     store_->SetStateTier(std::move(tier));
   }
+  BindServed(*decoder_, store_);
   auto arena = std::make_unique<Arena>(arena_bytes_);
   if (!arena->ok()) return NoAddressSpace("the arena", arena_bytes_);
   arena_ = std::move(arena);
@@ -71,6 +83,21 @@ absl::Status Engine::Prepare() {
 
 void Engine::Execute(Runnable* runnable, RunScalars* scalars) {
   if (status_.ok()) status_ = runnable->executor->Run(scalars);
+}
+
+void Engine::UpdateServed() {
+  if (quantize_.planned == nullptr || !store_->served_is_old()) return;
+  if (quantize_.executor == nullptr) {
+    quantize_.executor = std::make_unique<Executor>(&quantize_.planned->tape, &quantize_.planned->plan, tiers());
+  }
+  RunScalars scalars;
+  Execute(&quantize_, &scalars);
+  store_->SetServedIsOld(false);
+}
+
+void Engine::TrainUnserved(bool unserved) {
+  CHECK(!unserved || options_.trains_unserved);
+  unserved_ = unserved;
 }
 
 // Before the student's layers: nothing of it waits meanwhile but the final states.
@@ -85,15 +112,19 @@ std::vector<ValueId> Engine::RecordTeacher(Tape* tape, const DecoderInputs& inpu
 }
 
 std::unique_ptr<PlannedTape> Engine::Record(int64_t tokens, Kind kind) const {
-  const bool train = kind == Kind::kTrain;
+  const bool train = kind == Kind::kTrain || kind == Kind::kTrainUnserved;
+  const bool served = kind != Kind::kTrainUnserved;
   const int64_t sequence_tile = kind == Kind::kHidden ? 0 : options_.sequence_tile;
   auto planned = std::make_unique<PlannedTape>(store_);
   Tape* tape = &planned->tape;
   planned->inputs = RecordInputs(tape, tokens);
   const std::vector<ValueId> taught = train ? RecordTeacher(tape, planned->inputs) : std::vector<ValueId>();
-  const std::vector<ValueId> x =
-      RecordLayers(tape, *decoder_, planned->inputs,
-                   {.dropout = train, .sequence_tile = sequence_tile, .mlp_tile = options_.mlp_tile, .caches = {}});
+  const std::vector<ValueId> x = RecordLayers(tape, *decoder_, planned->inputs,
+                                              {.dropout = train,
+                                               .sequence_tile = sequence_tile,
+                                               .mlp_tile = options_.mlp_tile,
+                                               .served = served,
+                                               .caches = {}});
   LinearCrossEntropyOptions loss = options_.loss;
   if (!train) {
     // Reported losses are plain cross-entropy.
@@ -101,20 +132,23 @@ std::unique_ptr<PlannedTape> Engine::Record(int64_t tokens, Kind kind) const {
     loss.z_loss = 0;
   }
   const std::vector<TokenTile> tiles = TokenTiles(tokens, sequence_tile);
-  const ValueId head = tape->Persistent(decoder_->head);
+  const bool served_head = served && decoder_->served_head >= 0;
+  const ValueId trained_head = tape->Persistent(decoder_->head);
+  const ValueId head = served_head ? tape->Persistent(decoder_->served_head) : trained_head;
   planned->losses.resize(tiles.size());
   // Last tile first, as the layers.
   for (size_t t = tiles.size(); t-- > 0;) {
     planned->hidden = RecordFinalNorm(tape, *decoder_, x[t]);
     if (!taught.empty()) {
-      const DistillationValues values = {planned->hidden, head, taught[t], tape->Persistent(decoder_->teacher->head),
-                                         planned->inputs.targets};
+      const DistillationValues values = {
+          planned->hidden,         head,        taught[t], tape->Persistent(decoder_->teacher->head),
+          planned->inputs.targets, trained_head};
       planned->losses[t] = RecordLinearDistillation(tape, values, tiles[t].begin, options_.distillation);
       continue;
     }
-    planned->losses[t] =
-        RecordLinearCrossEntropy(tape, planned->hidden, head, planned->inputs.targets, tiles[t].begin, loss, train)
-            .loss;
+    planned->losses[t] = RecordLinearCrossEntropy(tape, planned->hidden, head, planned->inputs.targets, tiles[t].begin,
+                                                  loss, train, trained_head)
+                             .loss;
   }
   std::vector<ValueId> pinned = planned->losses;
   if (!train && (kind == Kind::kHidden || !tiled())) pinned.push_back(planned->hidden);
@@ -172,6 +206,7 @@ Engine::Runnable& Engine::RunBatch(const Batch& batch, Kind kind, RunScalars* sc
   runnable.executor->Bind(inputs.positions, padded_.positions.data());
   runnable.executor->Bind(inputs.starts, padded_.starts.data());
   runnable.executor->Bind(inputs.targets, padded_.targets.data());
+  if (kind != Kind::kTrainUnserved) UpdateServed();
   Execute(&runnable, scalars);
   return runnable;
 }
@@ -199,7 +234,8 @@ double Engine::TrainAndUpdate(const Batch& batch, float inverse_targets, uint64_
 }
 
 double Engine::Train(const Batch& batch, RunScalars* scalars) {
-  const Runnable& runnable = RunBatch(batch, Kind::kTrain, scalars);
+  const Runnable& runnable = RunBatch(batch, unserved_ ? Kind::kTrainUnserved : Kind::kTrain, scalars);
+  if (updates_in_backward()) store_->SetServedIsOld(true);
   return SumLosses(runnable, static_cast<int64_t>(batch.tokens.size()), nullptr);
 }
 
@@ -222,6 +258,7 @@ double Engine::Update(const StepRates& rates, int64_t optimizer_step) {
   scalars.decay_factor = rates.decay_factor;
   scalars.optimizer_step = optimizer_step;
   Execute(&update_, &scalars);
+  store_->SetServedIsOld(true);
   return scalars.grad_norm;
 }
 

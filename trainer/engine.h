@@ -32,6 +32,8 @@ struct EngineOptions {
   LinearCrossEntropyOptions loss;
   LinearDistillationOptions distillation;  // in training, where the decoder has a teacher, in place of `loss`
   OptimizerOptions optimizer;
+  // Where the decoder has served weights: whether some micro-steps train without them, see TrainUnserved.
+  bool trains_unserved = false;
   int64_t max_tokens = 0;  // of a micro-batch in training
   bool train = true;       // false: evaluation only, no training tape is planned
   // Engine::shared_update() of an engine with the same store and optimiser, for plans that differ in the rest; null:
@@ -85,6 +87,9 @@ class Engine {
   // one optimiser step on one micro-batch. Returns the sum of the loss over targets.
   double TrainAndUpdate(const Batch& batch, float inverse_targets, uint64_t dropout_counter, const StepRates& rates,
                         int64_t optimizer_step, double* grad_norm);
+  // Whether training micro-steps from now on take the weights as they train in place of the served ones. Evaluation
+  // always takes the served ones.
+  void TrainUnserved(bool unserved);
   bool updates_in_backward() const { return options_.optimizer.in_backward; }
   void ZeroGradients();
   // One optimiser step with the gathered gradients. Returns the gradient norm before clipping.
@@ -106,7 +111,7 @@ class Engine {
     std::shared_ptr<PlannedTape> planned;
     std::unique_ptr<Executor> executor;
   };
-  enum class Kind : uint8_t { kTrain, kEvaluate, kHidden };
+  enum class Kind : uint8_t { kTrain, kTrainUnserved, kEvaluate, kHidden };
   bool tiled() const { return options_.sequence_tile > 0 && options_.sequence_tile < options_.max_tokens; }
   std::unique_ptr<PlannedTape> Record(int64_t tokens, Kind kind) const;
   // Its final hidden states by tile; empty without a teacher.
@@ -115,6 +120,8 @@ class Engine {
   bool Fits(const TierPlans& plans) const;
   Tiers tiers() const { return {arena_.get(), host_.get(), disk_.get()}; }
   Runnable& Get(int64_t tokens, int64_t max_tokens, Kind kind);
+  // Quantises the served weights where those that train have changed.
+  void UpdateServed();
   void Execute(Runnable* runnable, RunScalars* scalars);
   double Train(const Batch& batch, RunScalars* scalars);
   // Pads the batch to the tape's shape, binds and runs.
@@ -135,6 +142,8 @@ class Engine {
   absl::Status status_;
   std::map<std::pair<int64_t, Kind>, Runnable> tapes_;
   Runnable update_;
+  Runnable quantize_;  // of the served weights; without a tape where there are none
+  bool unserved_ = false;
   Batch padded_;
   int64_t hidden_rows_ = 0;  // of the last batch
 };

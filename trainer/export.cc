@@ -173,7 +173,8 @@ absl::StatusOr<ExportQuality> CompareWithExport(Engine* trained, const std::stri
     const ConstMatrix q = exported_rows.Rows(0, tokens);
     RETURN_IF_ERROR(trained->status());
     RETURN_IF_ERROR(engine.status());
-    divergence.Add(p, trained->store().entry(trained->decoder().head).view, q, store.entry(decoder.head).view);
+    divergence.Add(p, trained->store().entry(trained->decoder().EvaluatedHead()).view, q,
+                   store.entry(decoder.EvaluatedHead()).view);
   }
   const auto targets = static_cast<double>(std::max<int64_t>(quality.targets, 1));
   quality.trained_loss = trained_loss / targets;
@@ -182,10 +183,10 @@ absl::StatusOr<ExportQuality> CompareWithExport(Engine* trained, const std::stri
   quality.max_kl = divergence.MaxKL();
   quality.agreement = divergence.Agreement();
   quality.tokens = divergence.tokens();
-  quality.planned_bytes =
-      store.ResidentBytes() + engine.arena_bytes() +
-      Divergence::ScratchBytes(stream->max_batch_tokens(), trained->store().entry(trained->decoder().head).view,
-                               store.entry(decoder.head).view);
+  quality.planned_bytes = store.ResidentBytes() + engine.arena_bytes() +
+                          Divergence::ScratchBytes(stream->max_batch_tokens(),
+                                                   trained->store().entry(trained->decoder().EvaluatedHead()).view,
+                                                   store.entry(decoder.EvaluatedHead()).view);
   quality.measured_bytes = store.HeldBytes() + engine.arena_high_water_bytes() + divergence.held_bytes();
   return quality;
 }

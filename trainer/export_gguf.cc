@@ -12,6 +12,7 @@
 #include "data/gguf_writer.h"
 #include "ops/check.h"
 #include "trainer/merged_weight.h"
+#include "trainer/served_weights.h"
 
 namespace thimble {
 namespace {
@@ -143,8 +144,9 @@ std::vector<float> RopeDivisors(const DecoderConfig& config) {
   return divisors;
 }
 
+// `served`: the format that the weight was trained for; nullopt: the mix decides.
 absl::StatusOr<GgufTensorSpec> SpecOf(const StoreEntry& entry, const DecoderConfig& config, const GgufMix& mix,
-                                      bool paired) {
+                                      bool paired, std::optional<Format> served) {
   const std::optional<std::string> name = GgufTensorName(entry.name);
   if (!name) return absl::InvalidArgumentError(absl::StrCat("--format=gguf: GGUF has no name for ", entry.name));
   GgufTensorSpec spec;
@@ -153,7 +155,8 @@ absl::StatusOr<GgufTensorSpec> SpecOf(const StoreEntry& entry, const DecoderConf
     spec.shape = {entry.cols};
   } else {
     spec.shape = {entry.rows, entry.cols};
-    spec.dtype = GgufTensorType(mix, entry.name, config.num_layers, entry.cols, config.tie_embeddings);
+    spec.dtype = served ? TensorDTypeOf(*served)
+                        : GgufTensorType(mix, entry.name, config.num_layers, entry.cols, config.tie_embeddings);
   }
   const bool rotated = absl::StrContains(entry.name, ".q_proj.") || absl::StrContains(entry.name, ".k_proj.");
   if (paired && rotated) spec.head_rows = config.head_dim;
@@ -187,7 +190,7 @@ TensorDType GgufTensorType(const GgufMix& mix, const std::string& name, int64_t 
 }
 
 absl::Status ExportGguf(const Decoder& decoder, const Store& store, const ExportSource& source, const GgufMix& mix,
-                        const std::string& out) {
+                        const std::string& out, bool as_served) {
   const DecoderConfig& config = decoder.config;
   ASSIGN_OR_RETURN(const std::vector<GgufEntry> entries, ModelEntries(config, source, mix));
   ASSIGN_OR_RETURN(const std::string arch, ArchitectureOf(config));
@@ -196,7 +199,12 @@ absl::Status ExportGguf(const Decoder& decoder, const Store& store, const Export
   const bool divided = config.rope_scaling.type == RopeScaling::Type::kLlama3;
   if (divided) specs.push_back({kRopeDivisors, TensorDType::kF32, {config.head_dim / 2}});
   for (StoreId id : weights.ids()) {
-    ASSIGN_OR_RETURN(GgufTensorSpec spec, SpecOf(store.entry(id), config, mix, HasPairedRows(arch)));
+    std::optional<Format> served;
+    if (as_served) {
+      const StoreId trained_for = ServedOf(decoder, id);
+      served = trained_for < 0 ? Format::kF16 : store.entry(trained_for).view.format;
+    }
+    ASSIGN_OR_RETURN(GgufTensorSpec spec, SpecOf(store.entry(id), config, mix, HasPairedRows(arch), served));
     specs.push_back(std::move(spec));
   }
   ASSIGN_OR_RETURN(const std::unique_ptr<GgufWriter> writer, GgufWriter::Create(out, entries, specs));

@@ -31,9 +31,11 @@ std::vector<std::string> GgufMixNames();
 TensorDType GgufTensorType(const GgufMix& mix, const std::string& name, int64_t layers, int64_t cols, bool tied);
 
 // Writes the file `out`: weights merged as ExportMerged does, in the layout and with the metadata and the tokenizer
-// that llama.cpp expects. InvalidArgument for a model or a tokenizer that llama.cpp has no equal of.
+// that llama.cpp expects. as_served: matrices in the formats that they were trained for (trainer/served_weights.h), the
+// others in F16, in place of the mix's types. InvalidArgument for a model or a tokenizer that llama.cpp has no equal
+// of.
 absl::Status ExportGguf(const Decoder& decoder, const Store& store, const ExportSource& source, const GgufMix& mix,
-                        const std::string& out);
+                        const std::string& out, bool as_served = false);
 
 // Writes the adapter alone, in F32. InvalidArgument for DoRA, which llama.cpp does not apply.
 absl::Status ExportGgufAdapter(const Decoder& decoder, const Store& store, const std::string& out);

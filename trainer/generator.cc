@@ -8,6 +8,7 @@
 #include "ops/check.h"
 #include "ops/head_rows.h"
 #include "ops/random.h"
+#include "trainer/served_weights.h"
 #include "trainer/transfers.h"
 
 namespace thimble {
@@ -20,7 +21,7 @@ constexpr int64_t kHeadTile = 256;  // rows of a head that is read from the weig
 std::string CacheName(const char* kind, int64_t layer) { return absl::StrCat("cache.", kind, ".", layer); }
 
 int64_t FetchedHeadBytes(const Decoder& decoder, const Store& store) {
-  const StoreEntry& head = store.entry(decoder.head);
+  const StoreEntry& head = store.entry(decoder.EvaluatedHead());
   return HeadRows::BufferBytes(kHeadTile, HeadRows::FetchedRowBytes(head.view));
 }
 
@@ -62,7 +63,9 @@ int64_t Generator::WorkspaceBytes(const Decoder& decoder, Store* store) {
 
 // Smaller chunks have smaller buffers in the same order, but their placement may come out larger.
 int64_t Generator::ArenaBytes(const Decoder& decoder, Store* store) {
-  int64_t bytes = 0;
+  Chunk quantize;
+  RecordQuantize(decoder, store, &quantize);
+  int64_t bytes = quantize.plan.device.peak_bytes;
   for (int64_t tokens = kLargestChunk; tokens > 0; tokens /= 2) {
     Chunk chunk;
     RecordChunk(decoder, store, tokens, &chunk);
@@ -88,6 +91,25 @@ void Generator::RecordChunk(const Decoder& decoder, Store* store, int64_t tokens
                                   RecordLayers(chunk->tape.get(), decoder, chunk->inputs, options).front());
   FetchStreamedWeights(chunk->tape.get());
   chunk->plan = PlanTiers(*chunk->tape, {chunk->hidden});
+}
+
+void Generator::RecordQuantize(const Decoder& decoder, Store* store, Chunk* chunk) {
+  chunk->tape = std::make_unique<Tape>(store);
+  RecordQuantizeServed(decoder, chunk->tape.get());
+  FetchStreamedWeights(chunk->tape.get());
+  chunk->plan = PlanTiers(*chunk->tape, {});
+}
+
+void Generator::UpdateServed() {
+  if (!HasServed(*decoder_) || !store_->served_is_old()) return;
+  BindServed(*decoder_, store_);
+  if (quantize_.executor == nullptr) {
+    RecordQuantize(*decoder_, store_, &quantize_);
+    quantize_.executor = std::make_unique<Executor>(quantize_.tape.get(), &quantize_.plan, Tiers{arena_.get()});
+  }
+  RunScalars scalars;
+  if (status_.ok()) status_ = quantize_.executor->Run(&scalars);
+  store_->SetServedIsOld(false);
 }
 
 Generator::Chunk& Generator::Get(int64_t tokens) {
@@ -123,7 +145,7 @@ void Generator::Feed(absl::Span<const int32_t> tokens) {
     if (!tokens.empty()) continue;
     const ConstMatrix last = chunk.executor->Result(chunk.hidden).Rows(count - 1, 1);
     const int64_t vocab = decoder_->config.vocab_size;
-    HeadRows head(store_->entry(decoder_->head).view, kHeadTile, fetched_.data());
+    HeadRows head(store_->entry(decoder_->EvaluatedHead()).view, kHeadTile, fetched_.data());
     for (int64_t begin = 0; begin < vocab;) {
       const WeightView rows = head.At(begin).rows;
       MatMulNT(last, rows, Matrix(logits_.data() + begin, 1, rows.rows), {.compute = decoder_->compute},
@@ -174,6 +196,7 @@ Generated Generator::Generate(absl::Span<const int32_t> prompt, const GenerateOp
                               const std::function<void(int32_t)>& on_token) {
   CHECK(!prompt.empty() && static_cast<int64_t>(prompt.size()) < max_context_);
   past_ = 0;
+  UpdateServed();
   Feed(prompt);
   Generated result;
   while (static_cast<int64_t>(result.tokens.size()) < options.max_new_tokens) {

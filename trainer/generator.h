@@ -61,6 +61,9 @@ class Generator {
   };
   static int64_t ArenaBytes(const Decoder& decoder, Store* store);
   static void RecordChunk(const Decoder& decoder, Store* store, int64_t tokens, Chunk* chunk);
+  // The step that quantises served weights; records nothing where there are none.
+  static void RecordQuantize(const Decoder& decoder, Store* store, Chunk* chunk);
+  void UpdateServed();
   Chunk& Get(int64_t tokens);
   // Appends tokens to the caches; logits_ are those after the last of them.
   void Feed(absl::Span<const int32_t> tokens);
@@ -71,6 +74,7 @@ class Generator {
   int64_t max_context_;
   std::unique_ptr<Arena> arena_;
   std::map<int64_t, Chunk> chunks_;
+  Chunk quantize_;
   int64_t past_ = 0;
   absl::Status status_;
   std::vector<float> logits_;

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "ops/check.h"
+#include "ops/quantize_merged.h"
 
 namespace thimble {
 namespace {
@@ -13,18 +14,13 @@ constexpr int64_t kRowsAtOnce = 64;
 
 // out = row `o` of W, or of k (W + scale B A) where the layer has an adapter.
 void MergeRow(const Store& store, const LinearWeights* linear, const WeightView& w, int64_t o, float* out) {
-  DecodeRow(w, o, 0, w.cols, out);
-  if (linear == nullptr || linear->lora_a < 0) return;
-  const Matrix a = store.matrix(linear->lora_a);
-  const Matrix b = store.matrix(linear->lora_b);
+  MergedWeight merged{w, {}, {}, 0};
+  const bool adapted = linear != nullptr && linear->lora_a >= 0;
+  if (adapted) merged = {w, store.matrix(linear->lora_a), store.matrix(linear->lora_b), linear->lora_scale};
+  MergedRow(merged, o, out);
+  if (!adapted || linear->magnitude < 0) return;
   double norm = 0;
-  for (int64_t i = 0; i < w.cols; ++i) {
-    float delta = 0;
-    for (int64_t r = 0; r < a.rows; ++r) delta += b(o, r) * a(r, i);
-    out[i] += linear->lora_scale * delta;
-    norm += static_cast<double>(out[i]) * out[i];
-  }
-  if (linear->magnitude < 0) return;
+  for (int64_t i = 0; i < w.cols; ++i) norm += static_cast<double>(out[i]) * out[i];
   const float k = store.matrix(linear->magnitude)(0, o) / static_cast<float>(std::sqrt(norm));
   for (int64_t i = 0; i < w.cols; ++i) out[i] *= k;
 }

@@ -33,6 +33,7 @@ class LayerRecorder {
         tiles_(std::move(tiles)),
         dropout_(options.dropout),
         mlp_tile_(options.mlp_tile),
+        served_(options.served),
         apart_(options.apart) {}
 
   // x and the result: a value a tile.
@@ -178,6 +179,7 @@ class LayerRecorder {
     const ValueId weight = tape_->Persistent(linear.weight);
     const ValueId bias = linear.bias < 0 ? kNoValue : tape_->Persistent(linear.bias);
     if (decoder_.config.ternary) return TernaryLinear(x, weight, bias, name);
+    if (served_ && linear.served >= 0) return Served(x, linear, bias, name);
     if (linear.lora_a < 0) return RecordLinear(tape_, x, weight, bias, decoder_.compute, prefix_ + name);
     LoraSpec lora;
     lora.a = tape_->Persistent(linear.lora_a);
@@ -201,6 +203,28 @@ class LayerRecorder {
     return RecordBitLinear(tape_, x, rows_, weight, at->second, bias, decoder_.compute, prefix_ + name);
   }
 
+  ValueId Served(ValueId x, const LinearWeights& linear, ValueId bias, const char* name) {
+    ServedLinear served;
+    served.served = tape_->Persistent(linear.served);
+    if (tape_->store().entry(linear.weight).trainable) served.trained = tape_->Persistent(linear.weight);
+    if (linear.lora_a >= 0) {
+      served.lora.a = tape_->Persistent(linear.lora_a);
+      served.lora.b = tape_->Persistent(linear.lora_b);
+      served.lora.scale = linear.lora_scale;
+    }
+    return RecordServedLinear(tape_, Rounded(x, name), served, bias, decoder_.compute, prefix_ + name);
+  }
+
+  // Once for all layers that read x.
+  ValueId Rounded(ValueId x, const char* name) {
+    if (decoder_.activation_grid == ActivationGrid::kNone) return x;
+    if (rounded_from_ != x) {
+      rounded_ = RecordRoundTokens(tape_, x, decoder_.activation_grid, absl::StrCat(prefix_, name, ".rounded"));
+      rounded_from_ = x;
+    }
+    return rounded_;
+  }
+
   Tape* tape_;
   const Decoder& decoder_;
   DecoderInputs inputs_;
@@ -208,6 +232,7 @@ class LayerRecorder {
   std::vector<TokenTile> tiles_;
   bool dropout_;
   int64_t mlp_tile_;
+  bool served_ = true;
   bool apart_ = false;
   const LayerWeights* weights_ = nullptr;  // of the layer that is recorded
   int64_t index_ = 0;
@@ -215,6 +240,7 @@ class LayerRecorder {
   ValueId quantised_ = kNoValue;  // whose rows in int8 are rows_
   Int8Rows rows_;
   std::map<ValueId, TernaryWeight> ternary_;  // by weight
+  ValueId rounded_from_ = kNoValue, rounded_ = kNoValue;
   std::string prefix_;
 };
 
@@ -245,10 +271,13 @@ std::vector<ValueId> RecordLayers(Tape* tape, const Decoder& decoder, const Deco
   const RopeTableValues table =
       RecordRopeTable(tape, inputs.positions, std::move(rope.inv_freq), rope.attention_factor);
   const std::vector<TokenTile> tiles = TokenTiles(tape->value(inputs.ids).cols, options.sequence_tile);
-  const ValueId embedding = tape->Persistent(decoder.embedding);
+  const bool served = options.served && decoder.served_embedding >= 0;
+  const ValueId trained = tape->Persistent(decoder.embedding);
+  const ValueId embedding = served ? tape->Persistent(decoder.served_embedding) : trained;
   std::vector<ValueId> x(tiles.size());
   for (size_t t = tiles.size(); t-- > 0;) {
-    x[t] = RecordEmbedding(tape, embedding, inputs.ids, tiles[t].begin, tiles[t].rows, "embedding");
+    x[t] = RecordEmbedding(tape, embedding, inputs.ids, tiles[t].begin, tiles[t].rows, "embedding",
+                           served && tape->value(trained).needs_gradient ? trained : kNoValue);
   }
   LayerRecorder recorder(tape, decoder, inputs, table, tiles, options);
   const std::vector<StoreId>& caches = options.caches;

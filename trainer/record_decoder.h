@@ -27,6 +27,8 @@ struct RecordOptions {
   // 4 in each tile of the sequence; 0: as the rest. Gradients are the same bits but for the sums over tokens of
   // dropped-out inputs.
   int64_t mlp_tile = 0;
+  // Weights as they will be served and activations on their grid, where the decoder has such (served_weights.h).
+  bool served = true;
   // Of a teacher, which no gradient passes: its values belong to no layer, so that no policy saves them.
   bool apart = false;
   std::vector<StoreId> caches;  // generation: two store entries a layer, keys and values; else empty

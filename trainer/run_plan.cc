@@ -33,8 +33,8 @@ std::string MiBText(int64_t bytes) { return absl::StrFormat("%.1f MiB", static_c
 RunPlan MakeRunPlan(const Store& store, const Engine& engine, const TierBudgets& budgets, int64_t workspace_bytes,
                     int64_t besides_bytes) {
   RunPlan plan;
-  for (Category category :
-       {Category::kWeights, Category::kParameters, Category::kGradients, Category::kMoments, Category::kCache}) {
+  for (Category category : {Category::kWeights, Category::kParameters, Category::kServed, Category::kGradients,
+                            Category::kMoments, Category::kCache}) {
     const int64_t bytes = store.BytesOf(category);
     if (bytes > 0) plan.categories.emplace_back(std::string(NameOf(category)), bytes);
   }

@@ -56,6 +56,9 @@ const std::map<std::string_view, Formula>& Formulas() {
           const double to_input = s.step.outputs.empty() ? 1 : 2;
           return 2 * s.Rows(0) * (to_input * s.Size(1) + 2 * s.Size(2));
         }}},
+      // x A, dB, d(xA) and dA.
+      {"served_lora_backward",
+       {Unit::kMatMul, [](const Shapes& s, double) { return 2 * s.Rows(0) * (2 * s.Size(1) + 2 * s.Size(2)); }}},
       // B A, row by row.
       {"dora_norm", {Unit::kMatMul, [](const Shapes& s, double) { return 2 * s.Size(0) * s.Rows(1); }}},
       // The base product of the masked input, and the adapter's.

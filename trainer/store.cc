@@ -36,6 +36,8 @@ std::string_view NameOf(Category category) {
       return "weights";
     case Category::kParameters:
       return "parameters";
+    case Category::kServed:
+      return "served weights";
     case Category::kGradients:
       return "gradients";
     case Category::kMoments:

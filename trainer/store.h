@@ -22,7 +22,7 @@ namespace thimble {
 using StoreId = int32_t;
 
 // What the plan's table calls the bytes of an entry.
-enum class Category : uint8_t { kWeights, kParameters, kGradients, kMoments, kCache };
+enum class Category : uint8_t { kWeights, kParameters, kServed, kGradients, kMoments, kCache };
 std::string_view NameOf(Category category);
 
 struct StoreEntry {
@@ -121,6 +121,10 @@ class Store {
   // The same where that is no user's business.
   void Allocate();
 
+  // Whether weights changed since they were quantised as they will be served; at first they have.
+  bool served_is_old() const { return served_is_old_; }
+  void SetServedIsOld(bool old) { served_is_old_ = old; }
+
   const StoreEntry& entry(StoreId id) const { return entries_[id]; }
   StoreId Find(std::string_view name) const;  // -1 when there is none
   int64_t size() const { return static_cast<int64_t>(entries_.size()); }
@@ -143,6 +147,7 @@ class Store {
   int64_t stream_bytes_ = 0;
   bool streams_from_host_ = false;
   bool gradients_ = true;
+  bool served_is_old_ = true;
   std::unique_ptr<Tier> state_tier_;
   int64_t state_bytes_ = 0;
   bool state_on_host_ = false;

@@ -89,17 +89,19 @@ ValueId RecordBias(Tape* tape, ValueId x, ValueId bias, const std::string& name)
   return y;
 }
 
-ValueId RecordEmbedding(Tape* tape, ValueId table, ValueId ids, int64_t first, int64_t rows, const std::string& name) {
+ValueId RecordEmbedding(Tape* tape, ValueId table, ValueId ids, int64_t first, int64_t rows, const std::string& name,
+                        ValueId trained) {
   const ValueId y = tape->Activation(name, rows, tape->value(table).cols);
   Step step;
   step.op = "embedding";
   step.inputs = {ids, table};
+  if (trained != kNoValue) step.inputs.push_back(trained);
   step.outputs = {y};
   step.run = [first, rows](const StepContext& c) { EmbeddingForward(c.Ints(0, first, rows), c.Weight(1), c.Out(0)); };
   step.backward = [first, rows](Backward& b, const Step& s) {
     Step back;
     back.op = "embedding_backward";
-    back.inputs = {s.inputs[0], b.Gradient(s.outputs[0]), b.ParameterGradient(s.inputs[1])};
+    back.inputs = {s.inputs[0], b.Gradient(s.outputs[0]), b.ParameterGradient(s.inputs.back())};
     back.run = [first, rows](const StepContext& c) {
       EmbeddingBackward(c.Ints(0, first, rows), c.In(1), c.Mutable(2));
     };

@@ -10,13 +10,16 @@
 #include "ops/linear_cross_entropy.h"
 #include "ops/linear_distillation.h"
 #include "ops/matmul.h"
+#include "ops/round_tokens.h"
 #include "ops/swiglu.h"
 #include "trainer/tape.h"
 
 namespace thimble {
 
 // table [vocab, dim] (store), ids [T] -> y [rows, dim] of ids [first, first + rows).
-ValueId RecordEmbedding(Tape* tape, ValueId table, ValueId ids, int64_t first, int64_t rows, const std::string& name);
+// `trained`: the parameter that the gradient belongs to, where that is not the table itself.
+ValueId RecordEmbedding(Tape* tape, ValueId table, ValueId ids, int64_t first, int64_t rows, const std::string& name,
+                        ValueId trained = kNoValue);
 
 // Normalises groups of `dim` columns: x [T, n * dim], w [1, dim] -> y as x. n > 1 for norms per head.
 ValueId RecordRmsNorm(Tape* tape, ValueId x, ValueId w, float eps, const std::string& name);
@@ -51,6 +54,21 @@ struct LoraSpec {
 // y = x W^T + scale * dropout(x) A^T B^T (+ bias), or its DoRA form.
 ValueId RecordLoraLinear(Tape* tape, ValueId x, ValueId w, ValueId bias, const LoraSpec& lora, Compute compute,
                          const std::string& name);
+
+// Training for a format: forward with the weight as it will be served, gradients to what it is made of as if nothing
+// were rounded (straight through). `trained` [out, in], where it trains, gets dy^T x; a lora with its matrices gets
+// their gradients in its place (no dropout, no magnitude).
+struct ServedLinear {
+  ValueId served = kNoValue;  // [out, in], packed
+  ValueId trained = kNoValue;
+  LoraSpec lora;
+};
+ValueId RecordServedLinear(Tape* tape, ValueId x, const ServedLinear& linear, ValueId bias, Compute compute,
+                           const std::string& name);
+// y = x rounded to the grid; its gradient is x's.
+ValueId RecordRoundTokens(Tape* tape, ValueId x, ActivationGrid grid, const std::string& name);
+// served = W + scale * B A quantised; lora.a is kNoValue where there is no adapter.
+void RecordQuantizeMerged(Tape* tape, ValueId w, const LoraSpec& lora, ValueId served);
 
 struct RopeTableValues {
   ValueId cos = kNoValue;  // [T, head_dim / 2]
@@ -97,13 +115,15 @@ struct LossValues {
 // Cut cross-entropy of hidden [T, D] against head [V, D]; target t is targets[first + t]. The gradient is that of
 // sum(loss) * inverse_targets (a run scalar). With `train`, a frozen head computes loss and hidden gradient in one
 // pass.
+// `trained`: the parameter that the head's gradient belongs to, where that is not the head itself.
 LossValues RecordLinearCrossEntropy(Tape* tape, ValueId hidden, ValueId head, ValueId targets, int64_t first,
-                                    const LinearCrossEntropyOptions& options, bool train);
+                                    const LinearCrossEntropyOptions& options, bool train, ValueId trained = kNoValue);
 
 struct DistillationValues {
   ValueId hidden = kNoValue, head = kNoValue;                  // [T, D], [V, D]
   ValueId teacher_hidden = kNoValue, teacher_head = kNoValue;  // [T, D_t], [V, D_t]; no gradient passes
   ValueId targets = kNoValue;
+  ValueId trained = kNoValue;  // the parameter of the head's gradient, where that is not the head itself
 };
 // Cross-entropy mixed with the divergence from a teacher; target t is targets[first + t]. Returns the loss [1, T], 0
 // where there is no target. The gradient is that of sum(loss) * inverse_targets (a run scalar).

@@ -73,11 +73,12 @@ ValueId RecordCachedAttention(Tape* tape, ValueId q, ValueId k, ValueId v, Value
 }
 
 LossValues RecordLinearCrossEntropy(Tape* tape, ValueId hidden, ValueId head, ValueId targets, int64_t first,
-                                    const LinearCrossEntropyOptions& options, bool train) {
+                                    const LinearCrossEntropyOptions& options, bool train, ValueId trained) {
   const int64_t tokens = tape->value(hidden).rows;
   const int64_t dim = tape->value(hidden).cols;
   const LossValues values{tape->Activation("loss", 1, tokens), tape->Activation("lse", 1, tokens)};
-  const bool frozen = !tape->value(head).needs_gradient;
+  if (trained == kNoValue) trained = head;
+  const bool frozen = !tape->value(trained).needs_gradient;
   Step step;
   step.inputs = {hidden, head, targets};
   step.outputs = {values.loss, values.lse};
@@ -101,11 +102,11 @@ LossValues RecordLinearCrossEntropy(Tape* tape, ValueId hidden, ValueId head, Va
                               c.scratch());
   };
   const int64_t scratch_bytes = step.scratch_bytes;
-  step.backward = [options, frozen, scratch_bytes, first, tokens](Backward& b, const Step& s) {
+  step.backward = [options, frozen, scratch_bytes, first, tokens, trained](Backward& b, const Step& s) {
     Step back;
     back.op = "linear_cross_entropy_backward";
     back.inputs = {b.Saved(s.inputs[0]), s.inputs[1], s.inputs[2], b.Saved(s.outputs[1])};
-    if (!frozen) back.inputs.push_back(b.ParameterGradient(s.inputs[1]));
+    if (!frozen) back.inputs.push_back(b.ParameterGradient(trained));
     back.outputs = {b.NewGradient(s.inputs[0])};
     back.scratch_bytes = scratch_bytes;
     back.run = [options, frozen, first, tokens](const StepContext& c) {
@@ -132,7 +133,8 @@ DistillationInputs DistillationViews(const StepContext& c, int64_t first, int64_
 ValueId RecordLinearDistillation(Tape* tape, const DistillationValues& values, int64_t first,
                                  const LinearDistillationOptions& options) {
   const int64_t tokens = tape->value(values.hidden).rows;
-  const bool frozen = !tape->value(values.head).needs_gradient;
+  const ValueId trained = values.trained == kNoValue ? values.head : values.trained;
+  const bool frozen = !tape->value(trained).needs_gradient;
   const ValueId loss = tape->Activation("loss", 1, tokens), divergence = tape->Activation("divergence", 1, tokens);
   const ValueId stats = tape->Activation("distillation_stats", tokens, kDistillationStats);
   const auto head_of = [tape](ValueId id) { return tape->store().entry(tape->value(id).store).view; };
@@ -146,12 +148,12 @@ ValueId RecordLinearDistillation(Tape* tape, const DistillationValues& values, i
     LinearDistillationForward(DistillationViews(c, first, tokens), options, c.OutVector(0), c.OutVector(1), c.Out(2),
                               c.scratch());
   };
-  step.backward = [options, frozen, scratch_bytes, first, tokens](Backward& b, const Step& s) {
+  step.backward = [options, frozen, scratch_bytes, first, tokens, trained](Backward& b, const Step& s) {
     Step back;
     back.op = "linear_distillation_backward";
     back.inputs = {b.Saved(s.inputs[0]), s.inputs[1], b.Saved(s.inputs[2]),
                    s.inputs[3],          s.inputs[4], b.Saved(s.outputs[2])};
-    if (!frozen) back.inputs.push_back(b.ParameterGradient(s.inputs[1]));
+    if (!frozen) back.inputs.push_back(b.ParameterGradient(trained));
     back.outputs = {b.NewGradient(s.inputs[0])};
     back.scratch_bytes = scratch_bytes;
     back.run = [options, frozen, first, tokens](const StepContext& c) {

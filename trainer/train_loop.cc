@@ -78,6 +78,7 @@ absl::Status TrainLoop::Step() {
   int64_t targets = 0;
   ASSIGN_OR_RETURN(const int64_t count, train_->NextStep(options_.accumulation, &batches_, &targets));
   engine_->ZeroGradients();
+  engine_->TrainUnserved(state_.step < options_.serve_after);
   double loss = 0;
   int64_t tokens = 0;
   // One divisor for the whole accumulated batch: never a mean of means.

@@ -20,6 +20,7 @@ struct TrainLoopOptions {
   double learning_rate = 2e-4;
   ScheduleOptions schedule;  // total_steps is the length of the run
   int64_t accumulation = 1;
+  int64_t serve_after = 0;   // steps that train without the served weights of the decoder, where it has such
   int64_t eval_every = 0;    // 0: before the first and after the last step only
   int64_t eval_batches = 0;  // 0: all
   int64_t save_every = 0;    // 0: at the end and when interrupted only

@@ -89,6 +89,21 @@ TEST_F(ResumedRun, WithATeacherChangesNoBitAndAnotherTeacherIsRefused) {
   EXPECT_EQ(ResumeRun("run").exit_code, 2);
 }
 
+TEST_F(ResumedRun, ForAFormatChangesNoBit) {
+  const std::vector<std::string> qat = {"qat.format=q8_0", "qat.start_step=3", "qat.activations=int8",
+                                        "training.keep_last=100"};
+  Unbroken("whole", qat);
+  for (const int64_t step : {2, 9}) {
+    Unbroken("run", qat);
+    GoBackTo("run", step);
+    const ProgramResult result = ResumeRun("run");
+    ASSERT_EQ(result.exit_code, 0) << result.errors;
+    ExpectSameEnd(Path("whole"), Path("run"));
+    EXPECT_EQ(Metrics(Path("run")), Metrics(Path("whole")));
+    std::filesystem::remove_all(Path("run"));
+  }
+}
+
 TEST_F(ResumedRun, SignalsSaveAndExit130) {
   Unbroken("whole");
   for (const int signal : {SIGINT, SIGTERM}) {

@@ -54,6 +54,7 @@ class ContractTest : public SmallModelTest {
     }
     AddRows(dice, &recipe);
     if (recipe["model"].contains("path") && dice->OneIn(4)) AddTeacher(dice, config, &recipe);
+    if (dice->OneIn(4)) AddQat(dice, &recipe);
     return recipe;
   }
 
@@ -97,6 +98,16 @@ class ContractTest : public SmallModelTest {
     if ((*recipe)["memory"]["weights"] == "device" && !(*recipe)["memory"].contains("embeddings")) {
       (*recipe)["distillation"]["weights"] = dice->Word({"device", "host", "disk"});
     }
+  }
+
+  static void AddQat(Dice* dice, json* recipe) {
+    if (recipe->contains("adapter")) {
+      if (recipe->at("adapter")["type"] == "dora") return;
+      recipe->at("adapter").erase("dropout");
+    }
+    (*recipe)["qat"] = {{"format", dice->Word({"q8_0", "q4_0", "q5_1", "mxfp4"})},
+                        {"activations", dice->Word({"none", "int8", "fp8"})},
+                        {"start_step", dice->Between(0, 1)}};
   }
 
   void AddRows(Dice* dice, json* recipe) {
