@@ -243,9 +243,7 @@ absl::Status MeasureAdapter(ModelSession* model, const ExportRequest& request, E
 // Merged and rounded or quantised in one step, and measured.
 absl::Status WriteGguf(ModelSession* model, const ExportRequest& request, const std::string& out,
                        ExportReport* report) {
-  const GgufMix* mix = request.gguf_mix;
-  if (mix == nullptr) mix = ExportedMix(model->recipe);
-  if (mix == nullptr) mix = FindGgufMix(report->dtype);
+  const GgufMix* mix = request.gguf_mix != nullptr ? request.gguf_mix : ExportedMix(model->recipe);
   // What the run trained for is written bit for bit.
   const bool as_served = mix == QatMix(model->recipe);
   report->dtype = std::string(mix->name);

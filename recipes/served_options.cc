@@ -104,7 +104,8 @@ const GgufMix* QatMix(const Recipe& recipe) {
 const GgufMix* ExportedMix(const Recipe& recipe) {
   const recipe::Export& from = recipe.output().export_();
   if (from.has_gguf_type()) return MixNamed(recipe::Export::GgufType_Name(from.gguf_type()), "GGUF_TYPE_");
-  return QatMix(recipe);
+  if (recipe.has_qat()) return QatMix(recipe);
+  return MixNamed(recipe::Export::Dtype_Name(from.dtype()), "DTYPE_");
 }
 
 absl::StatusOr<ServedOptions> ServedOptionsOf(const Recipe& recipe, const DecoderConfig& config) {

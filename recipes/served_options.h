@@ -11,7 +11,7 @@ namespace thimble {
 
 // The mix of qat.format; nullptr without qat.
 const GgufMix* QatMix(const recipe::Recipe& recipe);
-// That of output.export.gguf_type, else of qat.format; nullptr where neither is given.
+// That of output.export.gguf_type, else of qat.format, else of output.export.dtype.
 const GgufMix* ExportedMix(const recipe::Recipe& recipe);
 // InvalidArgument for a malformed entry of qat.tensors, one that matches no matrix of the model, and a type whose
 // blocks do not fit into the rows of a matrix.

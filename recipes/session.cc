@@ -50,6 +50,15 @@ absl::Status CheckVocabulary(const ModelSession& model, const DecoderConfig& con
                                                  config.vocab_size, " rows; take the tokenizer that belongs to it"));
 }
 
+// What the run would refuse to write at its end.
+absl::Status CheckExport(const ModelSession& model) {
+  const Recipe& recipe = model.recipe;
+  if (recipe.output().export_().format() != recipe::Export::FORMAT_GGUF || model.tokenizer == nullptr) {
+    return absl::OkStatus();
+  }
+  return CheckGgufExport(model.decoder, model.store, model.Source(), *ExportedMix(recipe));
+}
+
 absl::Status Declare(ModelSession* model) {
   const Recipe& recipe = model->recipe;
   if (model->base != nullptr) {
@@ -225,6 +234,7 @@ absl::StatusOr<std::unique_ptr<ModelSession>> DeclareModel(const Recipe& recipe,
   const bool taught = recipe.has_distillation() && parts != ModelParts::kInference;
   if (taught) RETURN_IF_ERROR(OpenTeacher(may_be_bare, model.get()));
   RETURN_IF_ERROR(Declare(model.get()));
+  if (parts != ModelParts::kInference) RETURN_IF_ERROR(CheckExport(*model));
   if (taught) RETURN_IF_ERROR(CheckTeacherTokens(*model, recipe.distillation().teacher(), may_be_bare));
   return model;
 }

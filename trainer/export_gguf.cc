@@ -189,15 +189,23 @@ TensorDType GgufTensorType(const GgufMix& mix, const std::string& name, int64_t 
   return Fitting(candidate && more ? mix.more : mix.type, cols);
 }
 
-absl::Status ExportGguf(const Decoder& decoder, const Store& store, const ExportSource& source, const GgufMix& mix,
-                        const std::string& out, bool as_served) {
-  const DecoderConfig& config = decoder.config;
-  ASSIGN_OR_RETURN(const std::vector<GgufEntry> entries, ModelEntries(config, source, mix));
-  ASSIGN_OR_RETURN(const std::string arch, ArchitectureOf(config));
-  const MergedWeights weights(decoder, store);
+namespace {
+
+// All that is known of a file before its tensors are read.
+struct GgufLayout {
+  std::vector<GgufEntry> entries;
   std::vector<GgufTensorSpec> specs;
-  const bool divided = config.rope_scaling.type == RopeScaling::Type::kLlama3;
-  if (divided) specs.push_back({kRopeDivisors, TensorDType::kF32, {config.head_dim / 2}});
+  bool divided = false;  // the first tensor is kRopeDivisors
+};
+
+absl::StatusOr<GgufLayout> LayoutOf(const Decoder& decoder, const Store& store, const MergedWeights& weights,
+                                    const ExportSource& source, const GgufMix& mix, bool as_served) {
+  const DecoderConfig& config = decoder.config;
+  GgufLayout layout;
+  ASSIGN_OR_RETURN(layout.entries, ModelEntries(config, source, mix));
+  ASSIGN_OR_RETURN(const std::string arch, ArchitectureOf(config));
+  layout.divided = config.rope_scaling.type == RopeScaling::Type::kLlama3;
+  if (layout.divided) layout.specs.push_back({kRopeDivisors, TensorDType::kF32, {config.head_dim / 2}});
   for (StoreId id : weights.ids()) {
     std::optional<Format> served;
     if (as_served) {
@@ -205,11 +213,25 @@ absl::Status ExportGguf(const Decoder& decoder, const Store& store, const Export
       served = trained_for < 0 ? Format::kF16 : store.entry(trained_for).view.format;
     }
     ASSIGN_OR_RETURN(GgufTensorSpec spec, SpecOf(store.entry(id), config, mix, HasPairedRows(arch), served));
-    specs.push_back(std::move(spec));
+    layout.specs.push_back(std::move(spec));
   }
-  ASSIGN_OR_RETURN(const std::unique_ptr<GgufWriter> writer, GgufWriter::Create(out, entries, specs));
-  if (divided) {
-    const std::vector<float> divisors = RopeDivisors(config);
+  return layout;
+}
+
+}  // namespace
+
+absl::Status CheckGgufExport(const Decoder& decoder, const Store& store, const ExportSource& source,
+                             const GgufMix& mix) {
+  return LayoutOf(decoder, store, MergedWeights(decoder, store), source, mix, /*as_served=*/false).status();
+}
+
+absl::Status ExportGguf(const Decoder& decoder, const Store& store, const ExportSource& source, const GgufMix& mix,
+                        const std::string& out, bool as_served) {
+  const MergedWeights weights(decoder, store);
+  ASSIGN_OR_RETURN(const GgufLayout layout, LayoutOf(decoder, store, weights, source, mix, as_served));
+  ASSIGN_OR_RETURN(const std::unique_ptr<GgufWriter> writer, GgufWriter::Create(out, layout.entries, layout.specs));
+  if (layout.divided) {
+    const std::vector<float> divisors = RopeDivisors(decoder.config);
     RETURN_IF_ERROR(
         writer->AppendFloats(kRopeDivisors, ConstVector(divisors.data(), static_cast<int64_t>(divisors.size()))));
   }

@@ -37,6 +37,10 @@ TensorDType GgufTensorType(const GgufMix& mix, const std::string& name, int64_t 
 absl::Status ExportGguf(const Decoder& decoder, const Store& store, const ExportSource& source, const GgufMix& mix,
                         const std::string& out, bool as_served = false);
 
+// Its errors that are known without the weights' values, of declared weights: for runs that export at their end.
+absl::Status CheckGgufExport(const Decoder& decoder, const Store& store, const ExportSource& source,
+                             const GgufMix& mix);
+
 // Writes the adapter alone, in F32. InvalidArgument for DoRA, which llama.cpp does not apply.
 absl::Status ExportGgufAdapter(const Decoder& decoder, const Store& store, const std::string& out);
 // DataLoss unless the file holds what ExportGgufAdapter writes, bit for bit.

@@ -199,7 +199,10 @@ class LayerRecorder {
       rows_ = RecordQuantizeRows(tape_, x, prefix_ + name + ".int8");
     }
     const auto [at, fresh] = ternary_.try_emplace(weight);
-    if (fresh) at->second = RecordTernarize(tape_, weight, absl::StrCat("layers.", index_, ".", name, ".ternary"));
+    if (fresh) {
+      at->second =
+          RecordTernarize(tape_, weight, absl::StrCat(decoder_.prefix, "layers.", index_, ".", name, ".ternary"));
+    }
     return RecordBitLinear(tape_, x, rows_, weight, at->second, bias, decoder_.compute, prefix_ + name);
   }
 

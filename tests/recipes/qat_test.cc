@@ -2,6 +2,9 @@
 #include <gmock/gmock.h>
 
 #include <cstring>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <string>
 #include <vector>
 
 #include "data/file.h"
@@ -62,7 +65,7 @@ TEST_F(QatTest, TheFileHoldsWhatWasTrainedFor) {
   const std::vector<std::vector<std::string>> runs = {
       {"qat.format=q4_0", "quantization.format=none"},
       {"qat.format=q4_0", "quantization.format=none", "adapter.type=none"},
-      {"qat.format=mxfp4", "qat.tensors=[model.embed_tokens q4_0, *.down_proj q5_1, *.o_proj f16]",
+      {"qat.format=mxfp4", "qat.tensors=[model.embed_tokens q4_0, '*.down_proj q5_1', '*.o_proj f16']",
        "qat.activations=int8", "qat.start_step=1"},
       {"qat.format=q8_0", "memory.weights=disk"},
       {"qat.format=q4_k_m", "adapter.type=none", "quantization.format=none", "training.optimizer_in_backward=true",
@@ -79,7 +82,8 @@ TEST_F(QatTest, TheFileHoldsWhatWasTrainedFor) {
 }
 
 TEST_F(QatTest, NoneStaysAsItTrains) {
-  ASSERT_EQ(Train({"qat.format=q4_0", "qat.tensors=[* none, *.up_proj q4_0]", "quantization.format=none"}), 0) << err_;
+  ASSERT_EQ(Train({"qat.format=q4_0", "qat.tensors=['* none', '*.up_proj q4_0']", "quantization.format=none"}), 0)
+      << err_;
   EXPECT_EQ(CompareBytes(), 1);
   const auto file = ModelFolder::Open(Path("run/model/model.gguf"));
   ASSERT_TRUE(file.ok());
@@ -93,11 +97,37 @@ TEST_F(QatTest, WhatIsWrongIsSaid) {
   };
   refused({"qat.format=q4_0", "qat.tensors=[lm_head]"}, "not a pattern and a type");
   refused({"qat.format=q4_0", "qat.tensors=[lm_head q4_0]"}, "no matrix of the model has such a name");
-  refused({"qat.format=q4_0", "qat.tensors=[* q4_2]"}, "\"q4_2\" is none of");
-  refused({"qat.format=q4_0", "qat.tensors=[* q4_k]"}, "no whole blocks of 256");
+  refused({"qat.format=q4_0", "qat.tensors=['* q4_2']"}, "\"q4_2\" is none of");
+  refused({"qat.format=q4_0", "qat.tensors=['* q4_k']"}, "no whole blocks of 256");
   refused({"qat.format=q4_0", "adapter.type=dora"}, "knows no magnitudes");
   refused({"qat.format=q4_0", "adapter.dropout=0.1"}, "no input to drop");
   refused({"qat.activations=int8"}, "qat.format");
+  EXPECT_FALSE(std::filesystem::exists(Path("run")));
+}
+
+TEST_F(QatTest, TernaryModelsHaveTheirFormat) {
+  Write("fresh.yaml", "model:\n  tokenizer: " + Path("base/tokenizer.json") +
+                          "\n  config: {architecture: bitnet, hidden_dim: 64, num_layers: 1, num_heads: 2,"
+                          " intermediate_dim: 64}\n"
+                          "compute: f32\n"
+                          "data: {train: rows.jsonl, chat_format: plain, seq_len: 32}\n"
+                          "training: {steps: 1, accumulation: 1}\n"
+                          "output: {folder: run}\n");
+  ASSERT_EQ(Thimble({"plan", Path("fresh.yaml")}), 0) << err_;
+  EXPECT_EQ(Thimble({"plan", Path("fresh.yaml"), "--set", "qat.format=q8_0"}), 2);
+  EXPECT_THAT(err_, HasSubstr("ternary weights already"));
+}
+
+// Not after hours of training.
+TEST_F(QatTest, WhatGgufCannotHoldIsRefusedBeforeTheRun) {
+  auto config = nlohmann::json::parse(*ReadFile(Path("base/config.json")));
+  config["model_type"] = "mistral";
+  config["architectures"] = {"MistralForCausalLM"};
+  config["sliding_window"] = 8;
+  Write("base/config.json", config.dump());
+  EXPECT_EQ(Train({"qat.format=q4_0"}), 2);
+  EXPECT_THAT(err_, HasSubstr("sees a window of 8 tokens"));
+  EXPECT_FALSE(std::filesystem::exists(Path("run/summary.json")));
 }
 
 }  // namespace

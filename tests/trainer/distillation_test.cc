@@ -21,8 +21,10 @@ constexpr int64_t kTokens = 3 * 256 + 40;
 // A student and a wider teacher of another depth in one store.
 class Taught {
  public:
-  explicit Taught(const AdapterOptions& adapter, bool streamed = false) {
-    auto student = DeclareDecoder(TinyConfig(), adapter, adapter.rank == 0, Compute::kF32, PlainF32, &store_);
+  explicit Taught(const AdapterOptions& adapter, bool streamed = false, bool ternary = false) {
+    DecoderConfig config = TinyConfig();
+    config.ternary = config.sub_norms = ternary;
+    auto student = DeclareDecoder(config, adapter, adapter.rank == 0, Compute::kF32, PlainF32, &store_);
     EXPECT_TRUE(student.ok()) << student.status();
     decoder_ = *std::move(student);
     DecoderConfig wider = TinyConfig();
@@ -30,6 +32,7 @@ class Taught {
     wider.num_layers = 3;
     wider.num_kv_heads = 4;
     wider.windows.assign(3, 0);
+    wider.ternary = wider.sub_norms = ternary;
     auto teacher =
         DeclareDecoder(wider, AdapterOptions(), false, Compute::kF32, PlainF32, &store_, false, kTeacherPrefix);
     EXPECT_TRUE(teacher.ok()) << teacher.status();
@@ -230,6 +233,25 @@ TEST(DistillationTest, MemoryPoliciesChangeNoBit) {
     check(&streamed, plan, 256, Placement::kDisk);
   }
   SetNumThreads(threads);
+}
+
+TEST(DistillationTest, MemoryPoliciesChangeNoBitOfTernaryModels) {
+  const Batch batch = LongBatch();
+  Taught model(AdapterOptions(), /*streamed=*/false, /*ternary=*/true);
+  Taught streamed(AdapterOptions(), /*streamed=*/true, /*ternary=*/true);
+  Engine plain = model.MakeEngine(SavePolicy::kKeep);
+  double expected_loss = 0;
+  const std::vector<float> expected = GradientsOf(&plain, {batch}, &expected_loss, 3);
+  EXPECT_GT(std::count_if(expected.begin(), expected.end(), [](float g) { return g != 0; }), 1000);
+  for (const SavePlan& plan : {SavePlan(SavePolicy::kRecompute), SavePlan(SavePolicy::kOffloadHost)}) {
+    for (Taught* taught : {&model, &streamed}) {
+      Engine engine = taught->MakeEngine(plan, 0, 0.7f, Placement::kHost);
+      double loss = 0;
+      EXPECT_EQ(GradientsOf(&engine, {batch}, &loss, 3), expected) << plan.Text(2);
+      EXPECT_EQ(loss, expected_loss);
+      EXPECT_EQ(engine.arena_high_water_bytes(), engine.largest().plan.device.peak_bytes);
+    }
+  }
 }
 
 TEST(DistillationTest, WeightZeroIsCrossEntropyAndEvaluationKnowsNoTeacher) {
