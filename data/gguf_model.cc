@@ -28,6 +28,7 @@ constexpr Architecture kArchitectures[] = {
     {"llama", "LlamaForCausalLM", true},
     {"qwen2", "Qwen2ForCausalLM", false},
     {"qwen3", "Qwen3ForCausalLM", false},
+    {"bitnet", "BitNetForCausalLM", false},
 };
 
 struct NamePair {
@@ -42,7 +43,8 @@ constexpr NamePair kLayerNames[] = {
     {"attn_output", "self_attn.o_proj"}, {"attn_q_norm", "self_attn.q_norm"},
     {"attn_k_norm", "self_attn.k_norm"}, {"ffn_norm", "post_attention_layernorm"},
     {"ffn_gate", "mlp.gate_proj"},       {"ffn_up", "mlp.up_proj"},
-    {"ffn_down", "mlp.down_proj"},
+    {"ffn_down", "mlp.down_proj"},       {"attn_sub_norm", "self_attn.attn_sub_norm"},
+    {"ffn_sub_norm", "mlp.ffn_sub_norm"},
 };
 
 // "blk.3.attn_q.weight" into 3 and "attn_q" and ".weight"; layer -1 where the prefix is missing.
@@ -76,7 +78,7 @@ absl::StatusOr<const Architecture*> FindArchitecture(const GgufHeader& header) {
   for (const Architecture& row : kArchitectures) {
     if (name == row.name) return &row;
   }
-  return header.Error("general.architecture", "an architecture that Thimble trains: llama, qwen2 or qwen3");
+  return header.Error("general.architecture", "an architecture that Thimble trains: llama, qwen2, qwen3 or bitnet");
 }
 
 // The divisors of Llama 3's frequencies say no more than how they were made: with the parameters that all published
@@ -146,6 +148,15 @@ absl::Status ReadRope(const GgufHeader& header, const std::string& arch, int64_t
 bool HasTensor(const GgufHeader& header, std::string_view name) {
   return std::any_of(header.tensors().begin(), header.tensors().end(),
                      [&](const TensorInfo& tensor) { return tensor.name == name; });
+}
+
+absl::Status ReadBitNet(const GgufHeader& header, json* config) {
+  ASSIGN_OR_RETURN(const std::string activation, header.String(kGgufActivationKey, "silu"));
+  if (activation != "silu" && activation != "relu2") return header.Error(kGgufActivationKey, "silu or relu2");
+  (*config)["hidden_act"] = activation;
+  (*config)["quantization_config"] = {
+      {"quant_method", "bitnet"}, {"linear_class", kGgufTernaryClass}, {"quantization_mode", "offline"}};
+  return absl::OkStatus();
 }
 
 absl::StatusOr<int64_t> VocabularySize(const GgufHeader& header, const std::string& arch) {
@@ -235,6 +246,7 @@ absl::StatusOr<json> GgufConfig(const GgufHeader& header) {
   // Where there is an output layer, whether it is the embedding again can only be seen from its bytes.
   config["tie_word_embeddings"] = true;
   if (arch == "llama") config["attention_bias"] = HasTensor(header, "blk.0.attn_q.bias");
+  if (arch == "bitnet") RETURN_IF_ERROR(ReadBitNet(header, &config));
   RETURN_IF_ERROR(ReadRope(header, arch, head_dim, &config));
   RETURN_IF_ERROR(ReadTokenIds(header, vocabulary, &config));
   return config;

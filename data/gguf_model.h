@@ -14,7 +14,13 @@
 
 namespace thimble {
 
-// A config.json of a llama, qwen2 or qwen3 model. InvalidArgument, naming the key, for another architecture or value.
+// The linear_class of a bitnet model's quantization_config: its layers hold -1, 0 and 1 times their scale.
+inline constexpr char kGgufTernaryClass[] = "gguf";
+// The name of the activation, where it is not SiLU.
+inline constexpr char kGgufActivationKey[] = "bitnet.hidden_activation";
+
+// A config.json of a llama, qwen2, qwen3 or bitnet model. InvalidArgument, naming the key, for another architecture or
+// value.
 absl::StatusOr<nlohmann::json> GgufConfig(const GgufHeader& header);
 
 // The file's tensors under their Hugging Face names, in file order, q_proj and k_proj of the llama architecture with

@@ -173,6 +173,24 @@ void MultiplyRows(const Product& p, TernaryMultiply multiply, const uint8_t* pan
   }
 }
 
+// A weight's rows one at a time, as they are stored: with few rows of inputs, unpacking panels would cost more than it
+// gains, and memory's rate is the limit.
+void MultiplyStored(const Product& p) {
+  const int64_t stride = p.q.stride * 4, row_bytes = TernaryRowWords(p.w.cols) * 4;
+  const TernaryRowMultiply multiply = ActiveTernaryRowMultiply();
+  ParallelRows(p.w.rows, p.depth() * p.q.rows, [&](int64_t begin, int64_t end) {
+    for (int64_t o = begin; o < end; ++o) {
+      int32_t sums[kTernaryFewRows];
+      multiply(reinterpret_cast<const int8_t*>(p.q.data), stride, p.q.rows,
+               static_cast<const uint8_t*>(p.w.data) + o * row_bytes, p.depth(), sums);
+      for (int64_t r = 0; r < p.q.rows; ++r) {
+        const float factor = *p.w.absmax / p.scale[r];
+        p.y(r, o) = static_cast<float>(sums[r] - p.row_sums[r]) * factor;
+      }
+    }
+  });
+}
+
 }  // namespace
 
 int64_t Int8RowWords(int64_t cols) { return Padded(cols) / 4; }
@@ -232,6 +250,15 @@ void TernarizeWeight(const WeightView& w, Matrix codes, float* gamma, Scratch sc
   });
 }
 
+void PackTernaryRow(const int8_t* values, int64_t cols, uint8_t* codes) {
+  const int64_t whole = cols / kPadding * kPadding;
+  PackCodes(values, whole, codes);
+  if (whole == cols) return;
+  int8_t last[kPadding] = {};
+  std::memcpy(last, values + whole, static_cast<size_t>(cols - whole));
+  PackCodes(last, kPadding, codes + whole / 4);
+}
+
 WeightView TernaryView(ConstMatrix codes, int64_t cols, const float* gamma) {
   CHECK_EQ(codes.stride, codes.cols);
   WeightView view;
@@ -259,6 +286,7 @@ void BitLinearForward(ConstMatrix q, ConstVector scale, const WeightView& w, Mat
     }
   });
   const Product p = {q, scale, w, y, row_sums};
+  if (q.rows <= kTernaryFewRows) return MultiplyStored(p);
   const TernaryMultiply multiply = ActiveTernaryMultiply();
   const bool use_tiles = TernaryUsesTiles();
   const int64_t row_bytes = TernaryRowWords(w.cols) * 4;

@@ -29,6 +29,9 @@ int64_t TernarizeScratchBytes(int64_t rows);
 // How such codes are read: as a weight of codes times gamma.
 WeightView TernaryView(ConstMatrix codes, int64_t cols, const float* gamma);
 
+// Of one row: 16 bytes for each 64 values, which are -1, 0 and 1; TernaryRowWords(cols) * 4 bytes are written.
+void PackTernaryRow(const int8_t* values, int64_t cols, uint8_t* codes);
+
 // y[r, o] = (sum over c of q[r, c] T[o, c]) * (gamma / scale[r]) is written: the sum is an exact int32, so the bits
 // depend on nothing but the operands. w is TernaryView's; q [rows, Int8RowWords(w.cols)].
 void BitLinearForward(ConstMatrix q, ConstVector scale, const WeightView& w, Matrix y, Scratch scratch);

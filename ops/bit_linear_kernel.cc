@@ -33,6 +33,16 @@ void MultiplyPortable(const int8_t* q, int64_t stride, int64_t rows, const uint8
   }
 }
 
+uint8_t CodeAt(const uint8_t* row, int64_t k) { return row[k / kChunk * 16 + k % 16] >> (k % kChunk / 16 * 2) & 3; }
+
+void MultiplyFewPortable(const int8_t* q, int64_t stride, int64_t rows, const uint8_t* codes, int64_t depth,
+                         int32_t* sums) {
+  for (int64_t r = 0; r < rows; ++r) {
+    sums[r] = 0;
+    for (int64_t k = 0; k < depth; ++k) sums[r] += q[r * stride + k] * CodeAt(codes, k);
+  }
+}
+
 #if defined(__x86_64__)
 // Four consecutive values of a row in every lane.
 int32_t FourOf(const int8_t* q) {
@@ -111,6 +121,69 @@ void MultiplyVnni(const int8_t* q, int64_t stride, int64_t rows, const uint8_t* 
                                            MultiplyRowsVnni<4>, MultiplyRowsVnni<5>, MultiplyRowsVnni<6>,
                                            MultiplyRowsVnni<7>, MultiplyRowsVnni<8>};
   MultiplyBy(kRows, q, stride, rows, panel, depth, sums);
+}
+
+__attribute__((target("avx2"))) int32_t SumOfLanes(__m256i v) {
+  __m128i four = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+  four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+  four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0xb1));
+  return _mm_cvtsi128_si32(four);
+}
+
+// 64 codes in their order: 16 bytes four times over, shifted by 0, 2, 4 and 6 bits.
+__attribute__((target("avx512f,avx512bw"))) __m512i UnpackChunk(const uint8_t* codes) {
+  const __m512i shifts = _mm512_set_epi64(0x0006000600060006, 0x0006000600060006, 0x0004000400040004,
+                                          0x0004000400040004, 0x0002000200020002, 0x0002000200020002, 0, 0);
+  const __m512i bytes = _mm512_maskz_broadcast_i32x4(0xffff, _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes)));
+  return _mm512_and_si512(_mm512_srlv_epi16(bytes, shifts), _mm512_set1_epi8(3));
+}
+
+template <int kRows>
+__attribute__((target("avx512f,avx512bw,avx512vnni"))) void MultiplyStoredVnni(const int8_t* q, int64_t stride,
+                                                                               const uint8_t* codes, int64_t depth,
+                                                                               int32_t* sums) {
+  __m512i sum[kRows];
+  for (int r = 0; r < kRows; ++r) sum[r] = _mm512_setzero_si512();
+  for (int64_t k = 0; k < depth; k += kChunk) {
+    const __m512i unpacked = UnpackChunk(codes + k / 4);
+    for (int r = 0; r < kRows; ++r) {
+      sum[r] = _mm512_dpbusd_epi32(sum[r], unpacked, _mm512_loadu_si512(q + r * stride + k));
+    }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    alignas(64) __m256i halves[2];
+    _mm512_store_si512(halves, sum[r]);
+    sums[r] = SumOfLanes(_mm256_add_epi32(halves[0], halves[1]));
+  }
+}
+
+void MultiplyFewVnni(const int8_t* q, int64_t stride, int64_t rows, const uint8_t* codes, int64_t depth,
+                     int32_t* sums) {
+  static constexpr RowsMultiply kRows[] = {MultiplyStoredVnni<1>, MultiplyStoredVnni<2>, MultiplyStoredVnni<3>,
+                                           MultiplyStoredVnni<4>};
+  kRows[rows - 1](q, stride, codes, depth, sums);
+}
+
+// Two halves of a chunk: values 0 to 31 and 32 to 63.
+__attribute__((target("avx2"))) void MultiplyFewAvx2(const int8_t* q, int64_t stride, int64_t rows,
+                                                     const uint8_t* codes, int64_t depth, int32_t* sums) {
+  const __m256i ones = _mm256_set1_epi16(1), mask = _mm256_set1_epi8(3);
+  const __m256i low = _mm256_set_epi64x(2, 2, 0, 0), high = _mm256_set_epi64x(6, 6, 4, 4);
+  for (int64_t r = 0; r < rows; ++r) {
+    __m256i sum = _mm256_setzero_si256();
+    for (int64_t k = 0; k < depth; k += kChunk) {
+      const __m256i bytes =
+          _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + k / 4)));
+      const __m256i* x = reinterpret_cast<const __m256i*>(q + r * stride + k);
+      const __m256i first = _mm256_and_si256(_mm256_srlv_epi64(bytes, low), mask);
+      const __m256i second = _mm256_and_si256(_mm256_srlv_epi64(bytes, high), mask);
+      // Four products of at most 2 * 128 in int16.
+      const __m256i pairs = _mm256_add_epi16(_mm256_maddubs_epi16(first, _mm256_loadu_si256(x)),
+                                             _mm256_maddubs_epi16(second, _mm256_loadu_si256(x + 1)));
+      sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, ones));
+    }
+    sums[r] = SumOfLanes(sum);
+  }
 }
 
 // Tiles: 0 to 3 sums, 4 and 5 rows of q, 6 and 7 halves of the panel.
@@ -199,12 +272,6 @@ void PackTernaryPanel(const uint8_t* codes, int64_t stride, int64_t count, int64
   }
 }
 #else
-namespace {
-
-uint8_t CodeAt(const uint8_t* row, int64_t k) { return row[k / kChunk * 16 + k % 16] >> (k % kChunk / 16 * 2) & 3; }
-
-}  // namespace
-
 void PackTernaryPanel(const uint8_t* codes, int64_t stride, int64_t count, int64_t depth, uint8_t* panel) {
   for (int64_t c = 0; c < kTernaryPanel; ++c) {
     const uint8_t* row = codes + std::min(c, count - 1) * stride;
@@ -221,6 +288,14 @@ TernaryMultiply ActiveTernaryMultiply() {
   if (ActiveCpuLevel() >= CpuLevel::kAvx2) return MultiplyAvx2;
 #endif
   return MultiplyPortable;
+}
+
+TernaryRowMultiply ActiveTernaryRowMultiply() {
+#if defined(__x86_64__)
+  if (ActiveCpuLevel() >= CpuLevel::kAvx512 && HasVnni()) return MultiplyFewVnni;
+  if (ActiveCpuLevel() >= CpuLevel::kAvx2) return MultiplyFewAvx2;
+#endif
+  return MultiplyFewPortable;
 }
 
 bool TernaryUsesTiles() {

@@ -19,7 +19,13 @@ void PackTernaryPanel(const uint8_t* codes, int64_t stride, int64_t count, int64
 using TernaryMultiply = void (*)(const int8_t* q, int64_t stride, int64_t rows, const uint8_t* panel, int64_t depth,
                                  int32_t* sums);
 
-// That of the active CPU level.
+// Of at most so many rows by one row of Format::kTernary as it is stored: sums[r] = sum of q[r * stride + k] * code(k).
+inline constexpr int64_t kTernaryFewRows = 4;
+using TernaryRowMultiply = void (*)(const int8_t* q, int64_t stride, int64_t rows, const uint8_t* codes, int64_t depth,
+                                    int32_t* sums);
+
+// Those of the active CPU level.
+TernaryRowMultiply ActiveTernaryRowMultiply();
 TernaryMultiply ActiveTernaryMultiply();
 // Whether it needs an AmxScope (ops/amx_panel.h).
 bool TernaryUsesTiles();

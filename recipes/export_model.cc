@@ -298,6 +298,7 @@ absl::StatusOr<ExportReport> ExportModel(ModelSession* model, const ExportReques
   report.dtype = request.options.dtype == TensorDType::kF32   ? "f32"
                  : request.options.dtype == TensorDType::kF16 ? "f16"
                                                               : "bf16";
+  if (request.options.packed) report.dtype = "packed";
   report.gguf = request.gguf;
   if (model->base != nullptr) report.base = model->base->path();
   CountMerges(*model, &report);

@@ -78,7 +78,15 @@ absl::Status Declare(ModelSession* model) {
         "output.export.format: nf4 and fp4 are for full-precision weights, and this model's are ternary; set it to "
         "merged");
   }
+  if (!model->config.ternary && export_format == recipe::Export::FORMAT_PACKED) {
+    return absl::InvalidArgumentError(
+        "output.export.format: packed is for ternary models (BitNet), and this is none; set it to merged");
+  }
   model->quantization = QuantizationOptionsOf(recipe);
+  if (model->config.ternary && Is4Bit(model->quantization.format)) {
+    return absl::InvalidArgumentError(
+        "quantization.format: this model's linear layers are ternary already, two bits a weight; set it to none");
+  }
   ASSIGN_OR_RETURN(model->decoder, DeclareWeights(*model, recipe, ChooseCompute(model), &model->store));
   return absl::OkStatus();
 }

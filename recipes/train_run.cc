@@ -216,6 +216,7 @@ class Runner {
     if (from.format() == recipe::Export::FORMAT_NF4) request.quantize = Format::kNF4;
     if (from.format() == recipe::Export::FORMAT_FP4) request.quantize = Format::kFP4;
     request.options = ExportOptionsOf(recipe());
+    request.options.packed = from.format() == recipe::Export::FORMAT_PACKED;
     request.out = folder_ + (request.adapter ? "/adapter" : "/model");
     request.engine = planned_.engine.get();
     request.run_data = &planned_.data;

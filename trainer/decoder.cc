@@ -140,9 +140,9 @@ absl::StatusOr<Decoder> DeclareDecoder(const DecoderConfig& config, const Adapte
           "adapter target \"", target, "\" is no linear layer of this model; it has ", absl::StrJoin(names, ", ")));
     }
   }
-  if (config.ternary && adapter.rank > 0) {
+  if (config.ternary && adapter.dora) {
     return absl::InvalidArgumentError(
-        "this model's linear layers are ternary (BitNet), beside which no adapter trains: set adapter.type: none");
+        "adapter.type: dora scales the base's weights, and this model's are ternary (BitNet): set it to lora");
   }
   Decoder decoder;
   decoder.config = config;

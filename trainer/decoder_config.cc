@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "data/gguf_model.h"
 #include "ops/check.h"
 
 namespace thimble {
@@ -283,7 +284,7 @@ absl::Status ReadBitNet(const ConfigReader& reader, DecoderConfig* config) {
     return stored.Error(key, absl::StrCat("unsupported; Thimble knows ", absl::StrJoin(known, " and ")));
   };
   RETURN_IF_ERROR(one_of("quant_method", "", {"bitnet"}));
-  RETURN_IF_ERROR(one_of("linear_class", "bitlinear", {"bitlinear", "autobitlinear"}));
+  RETURN_IF_ERROR(one_of("linear_class", "bitlinear", {"bitlinear", "autobitlinear", kGgufTernaryClass}));
   RETURN_IF_ERROR(one_of("quantization_mode", "offline", {"offline", "online"}));
   if (stored.Has("modules_to_not_convert")) return stored.Error("modules_to_not_convert", "unsupported; expected null");
   bool own_norms;

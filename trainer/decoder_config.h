@@ -51,8 +51,8 @@ absl::StatusOr<DecoderConfig> ParseDecoderConfig(const nlohmann::json& config, c
 // "LlamaForCausalLM" of "llama".
 std::string ArchitectureOf(const std::string& model_type);
 
-// The quantization_config of a ternary model that holds master weights.
-nlohmann::json TernaryQuantizationJson();
+// The quantization_config of a ternary model that holds master weights, or packed codes.
+nlohmann::json TernaryQuantizationJson(bool packed = false);
 
 // The config.json of a fresh model, such that ParseDecoderConfig gives the same struct and transformers loads it.
 nlohmann::json DecoderConfigJson(const DecoderConfig& config, const std::string& dtype);

@@ -57,8 +57,10 @@ void AddWindows(const DecoderConfig& config, json* object) {
 
 }  // namespace
 
-json TernaryQuantizationJson() {
-  return {{"quant_method", "bitnet"}, {"linear_class", "autobitlinear"}, {"quantization_mode", "online"}};
+json TernaryQuantizationJson(bool packed) {
+  return {{"quant_method", "bitnet"},
+          {"linear_class", "autobitlinear"},
+          {"quantization_mode", packed ? "offline" : "online"}};
 }
 
 json DecoderConfigJson(const DecoderConfig& config, const std::string& dtype) {

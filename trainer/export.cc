@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "data/file.h"
+#include "data/ternary_weight.h"
 #include "nlohmann/json.hpp"
 #include "ops/check.h"
 #include "trainer/divergence.h"
@@ -29,14 +30,15 @@ const char* DTypeText(TensorDType dtype) {
 }
 
 // The base's config.json with the new dtype and without what described its quantisation.
-json MergedConfig(const Decoder& decoder, const ExportSource& source, TensorDType dtype) {
-  if (source.base == nullptr) return DecoderConfigJson(decoder.config, DTypeText(dtype));
-  json config = source.base->config();
+json MergedConfig(const Decoder& decoder, const ExportSource& source, const ExportOptions& options) {
+  const char* dtype = DTypeText(options.dtype);
+  json config = source.base == nullptr ? DecoderConfigJson(decoder.config, dtype) : source.base->config();
   config.erase("quantization_config");
-  if (decoder.config.ternary) config["quantization_config"] = TernaryQuantizationJson();
+  if (decoder.config.ternary) config["quantization_config"] = TernaryQuantizationJson(options.packed);
+  if (source.base == nullptr) return config;
   config["tie_word_embeddings"] = decoder.config.tie_embeddings;
-  if (config.contains("dtype")) config["dtype"] = DTypeText(dtype);
-  if (config.contains("torch_dtype") || !config.contains("dtype")) config["torch_dtype"] = DTypeText(dtype);
+  if (config.contains("dtype")) config["dtype"] = dtype;
+  if (config.contains("torch_dtype") || !config.contains("dtype")) config["torch_dtype"] = dtype;
   return config;
 }
 
@@ -52,23 +54,57 @@ absl::Status CarryTokenizer(const std::string& folder, ModelFolderWriter* writer
   return absl::OkStatus();
 }
 
+// What a weight becomes in the folder: one tensor, or the two of a packed layer.
+void AddSpecs(const StoreEntry& entry, bool packed, TensorDType dtype, std::vector<TensorSpec>* specs) {
+  if (packed) {
+    specs->push_back({entry.name, TensorDType::kU8, {entry.rows / 4, entry.cols}});
+    specs->push_back({TernaryScaleName(entry.name), TensorDType::kF32, {1}});
+  } else if (IsVectorName(entry.name)) {
+    specs->push_back({entry.name, dtype, {entry.cols}});
+  } else {
+    specs->push_back({entry.name, dtype, {entry.rows, entry.cols}});
+  }
+}
+
+absl::Status AppendPacked(const MergedWeights& weights, StoreId id, const std::string& name,
+                          ModelFolderWriter* writer) {
+  ASSIGN_OR_RETURN(const QuantizedWeight ternary, weights.Ternary(id));
+  const std::vector<uint8_t> bytes = PackForHuggingFace(ternary.View());
+  RETURN_IF_ERROR(writer->Append(name, bytes.data(), static_cast<int64_t>(bytes.size())));
+  return writer->AppendFloats(TernaryScaleName(name), ConstVector(ternary.absmax.data(), 1));
+}
+
+// Whether the options are for such a model.
+absl::Status CheckTernary(const Decoder& decoder, const ExportOptions& options) {
+  const DecoderConfig& c = decoder.config;
+  RETURN_IF_ERROR(CheckMergeable(decoder));
+  if (!options.packed) return absl::OkStatus();
+  if (!c.ternary) return absl::InvalidArgumentError("only ternary models are packed; export this one as merged");
+  if (c.hidden_dim % 4 == 0 && c.intermediate_dim % 4 == 0 && c.head_dim * c.num_kv_heads % 4 == 0) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(
+      "packed layers hold four rows a byte, and a width of this model is no multiple of 4: export it as merged");
+}
+
 }  // namespace
 
 absl::Status ExportMerged(const Decoder& decoder, const Store& store, const ExportSource& source,
                           const ExportOptions& options, const std::string& out) {
+  RETURN_IF_ERROR(CheckTernary(decoder, options));
   const MergedWeights weights(decoder, store);
+  const auto packed = [&](StoreId id) { return options.packed && weights.IsTernary(id); };
   std::vector<TensorSpec> specs;
-  for (StoreId id : weights.ids()) {
-    const StoreEntry& entry = store.entry(id);
-    std::vector<int64_t> shape = {entry.rows, entry.cols};
-    if (IsVectorName(entry.name)) shape = {entry.cols};
-    specs.push_back({entry.name, options.dtype, std::move(shape)});
-  }
+  for (StoreId id : weights.ids()) AddSpecs(store.entry(id), packed(id), options.dtype, &specs);
   ASSIGN_OR_RETURN(
       const std::unique_ptr<ModelFolderWriter> writer,
-      ModelFolderWriter::Create(out, MergedConfig(decoder, source, options.dtype), specs, options.max_shard_bytes));
+      ModelFolderWriter::Create(out, MergedConfig(decoder, source, options), specs, options.max_shard_bytes));
   for (StoreId id : weights.ids()) {
     const std::string& name = store.entry(id).name;
+    if (packed(id)) {
+      RETURN_IF_ERROR(AppendPacked(weights, id, name, writer.get()));
+      continue;
+    }
     RETURN_IF_ERROR(weights.ForRows(id, [&](ConstVector rows) { return writer->AppendFloats(name, rows); }));
   }
   if (source.base != nullptr) {

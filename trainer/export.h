@@ -16,6 +16,7 @@ namespace thimble {
 
 struct ExportOptions {
   TensorDType dtype = TensorDType::kBF16;  // kBF16, kF16 or kF32
+  bool packed = false;                     // ternary layers as codes and scale instead of masters
   int64_t max_shard_bytes = kDefaultMaxShardBytes;
   double max_kl = 0.05;        // nats, mean over held-out tokens
   double min_agreement = 0.9;  // share of equal most likely tokens
@@ -29,7 +30,8 @@ struct ExportSource {
 };
 
 // Writes W + scale * B A of every linear layer (DoRA: scaled rows), decoded from the base as it was trained, 4-bit
-// included, added in f32 and rounded once; all other weights as they are. Tied embeddings stay tied.
+// included, added in f32 and rounded once; all other weights as they are. Tied embeddings stay tied. Ternary layers as
+// masters, or packed four values a byte with a weight_scale, as microsoft/bitnet-b1.58-2B-4T has them.
 absl::Status ExportMerged(const Decoder& decoder, const Store& store, const ExportSource& source,
                           const ExportOptions& options, const std::string& out);
 

@@ -40,9 +40,11 @@ constexpr GgufMix kMixes[] = {
     {"nvfp4", TensorDType::kNVFP4, TensorDType::kQ8_0, false, kNoFileType},
 };
 
+bool FitsRows(TensorDType type, int64_t cols) { return cols % SizeOf(type).elements == 0; }
+
 // What llama-quantize takes for rows that are no multiple of 256; then F16.
 TensorDType Fitting(TensorDType type, int64_t cols) {
-  const auto fits = [cols](TensorDType t) { return cols % SizeOf(t).elements == 0; };
+  const auto fits = [cols](TensorDType t) { return FitsRows(t, cols); };
   if (fits(type)) return type;
   TensorDType smaller = TensorDType::kQ4_0;
   if (type == TensorDType::kQ4K) smaller = TensorDType::kQ5_0;
@@ -55,6 +57,8 @@ bool IsVectorName(const std::string& name) {
   return absl::StrContains(name, "norm.weight") || absl::EndsWith(name, ".bias");
 }
 
+bool IsLinear(const std::string& name) { return absl::EndsWith(name, "_proj.weight"); }
+
 // "llama" for what its loader reads as it does Llama: Mistral too.
 absl::StatusOr<std::string> ArchitectureOf(const DecoderConfig& config) {
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
@@ -62,6 +66,14 @@ absl::StatusOr<std::string> ArchitectureOf(const DecoderConfig& config) {
     return absl::InvalidArgumentError(absl::StrCat(
         "--format=gguf: layer ", layer, " sees a window of ", config.windows[layer], " tokens (sliding_window), which ",
         config.model_type, " has not in a GGUF file; export it as safetensors"));
+  }
+  if (config.sub_norms && !config.ternary) {
+    return absl::InvalidArgumentError("--format=gguf: llama.cpp has BitNet's architecture for ternary models alone");
+  }
+  if (config.sub_norms && !config.tie_embeddings) {
+    return absl::InvalidArgumentError(
+        "--format=gguf: llama.cpp takes the embedding of a BitNet model for its output layer, and this model has its "
+        "own (tie_word_embeddings false)");
   }
   if (config.mlp_bias) {
     return absl::InvalidArgumentError("--format=gguf: llama.cpp reads no biases of MLP layers (mlp_bias)");
@@ -103,6 +115,7 @@ absl::StatusOr<std::vector<GgufEntry>> ModelEntries(const DecoderConfig& config,
       u32(arch + ".vocab_size", config.vocab_size),
       GgufFloat(arch + ".attention.layer_norm_rms_epsilon", config.rms_norm_eps),
   };
+  if (config.activation == GateActivation::kReluSquared) entries.push_back(GgufString(kGgufActivationKey, "relu2"));
   if (mix.file_type != kNoFileType) entries.push_back(u32("general.file_type", mix.file_type));
   RETURN_IF_ERROR(AddRope(config, arch, &entries));
   const std::string folder = source.base != nullptr ? source.base->path() : source.tokenizer_folder;
@@ -144,6 +157,23 @@ std::vector<float> RopeDivisors(const DecoderConfig& config) {
   return divisors;
 }
 
+// Three values and a scale survive in these.
+absl::Status CheckTernaryMix(const GgufMix& mix) {
+  switch (mix.type) {
+    case TensorDType::kF32:
+    case TensorDType::kF16:
+    case TensorDType::kBF16:
+    case TensorDType::kQ8_0:
+    case TensorDType::kTQ1_0:
+    case TensorDType::kTQ2_0:
+      return absl::OkStatus();
+    default:
+      return absl::InvalidArgumentError(
+          absl::StrCat("--dtype=", std::string(mix.name),
+                       " would round ternary weights; expected tq2_0, tq1_0, q8_0, bf16, f16 or f32"));
+  }
+}
+
 // `served`: the format that the weight was trained for; nullopt: the mix decides.
 absl::StatusOr<GgufTensorSpec> SpecOf(const StoreEntry& entry, const DecoderConfig& config, const GgufMix& mix,
                                       bool paired, std::optional<Format> served) {
@@ -157,10 +187,23 @@ absl::StatusOr<GgufTensorSpec> SpecOf(const StoreEntry& entry, const DecoderConf
     spec.shape = {entry.rows, entry.cols};
     spec.dtype = served ? TensorDTypeOf(*served)
                         : GgufTensorType(mix, entry.name, config.num_layers, entry.cols, config.tie_embeddings);
+    // Three values fit any type whose blocks fit the rows, but few exactly.
+    if (config.ternary && IsLinear(entry.name) && !FitsRows(mix.type, entry.cols)) spec.dtype = TensorDType::kF16;
   }
   const bool rotated = absl::StrContains(entry.name, ".q_proj.") || absl::StrContains(entry.name, ".k_proj.");
   if (paired && rotated) spec.head_rows = config.head_dim;
   return spec;
+}
+
+// The three values times the scale, as llama.cpp multiplies them; not the masters.
+absl::Status AppendTernary(const MergedWeights& weights, StoreId id, const std::string& name, GgufWriter* writer) {
+  ASSIGN_OR_RETURN(const QuantizedWeight ternary, weights.Ternary(id));
+  std::vector<float> row(static_cast<size_t>(ternary.cols));
+  for (int64_t r = 0; r < ternary.rows; ++r) {
+    DecodeRow(ternary.View(), r, 0, ternary.cols, row.data());
+    RETURN_IF_ERROR(writer->AppendFloats(name, ConstVector(row.data(), ternary.cols)));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -202,6 +245,8 @@ absl::StatusOr<GgufLayout> LayoutOf(const Decoder& decoder, const Store& store, 
                                     const ExportSource& source, const GgufMix& mix, bool as_served) {
   const DecoderConfig& config = decoder.config;
   GgufLayout layout;
+  RETURN_IF_ERROR(CheckMergeable(decoder));
+  if (config.ternary) RETURN_IF_ERROR(CheckTernaryMix(mix));
   ASSIGN_OR_RETURN(layout.entries, ModelEntries(config, source, mix));
   ASSIGN_OR_RETURN(const std::string arch, ArchitectureOf(config));
   layout.divided = config.rope_scaling.type == RopeScaling::Type::kLlama3;
@@ -237,6 +282,10 @@ absl::Status ExportGguf(const Decoder& decoder, const Store& store, const Export
   }
   for (StoreId id : weights.ids()) {
     const std::string name = GgufTensorName(store.entry(id).name).value();
+    if (weights.IsTernary(id)) {
+      RETURN_IF_ERROR(AppendTernary(weights, id, name, writer.get()));
+      continue;
+    }
     RETURN_IF_ERROR(weights.ForRows(id, [&](ConstVector rows) { return writer->AppendFloats(name, rows); }));
   }
   return writer->Finish();

@@ -5,6 +5,7 @@
 
 #include "ops/check.h"
 #include "ops/quantize_merged.h"
+#include "ops/ternary_storage.h"
 
 namespace thimble {
 namespace {
@@ -27,7 +28,14 @@ void MergeRow(const Store& store, const LinearWeights* linear, const WeightView&
 
 }  // namespace
 
-MergedWeights::MergedWeights(const Decoder& decoder, const Store& store) : store_(store) {
+absl::Status CheckMergeable(const Decoder& decoder) {
+  if (!decoder.config.ternary || decoder.adapter.rank == 0) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      "an adapter cannot be merged into ternary weights, which would be ternary no more: export it as peft");
+}
+
+MergedWeights::MergedWeights(const Decoder& decoder, const Store& store)
+    : store_(store), ternary_(decoder.config.ternary) {
   for (const LayerWeights& layer : decoder.layers) {
     for (const LinearWeights* linear : layer.Linears()) linears_[linear->weight] = linear;
   }
@@ -43,7 +51,12 @@ absl::Status MergedWeights::ForRows(StoreId id, absl::FunctionRef<absl::Status(C
   const StoreEntry& entry = store_.entry(id);
   const auto found = linears_.find(id);
   const LinearWeights* linear = found == linears_.end() ? nullptr : found->second;
-  ASSIGN_OR_RETURN(const ReadableWeight weight, store_.Read(id));
+  ASSIGN_OR_RETURN(ReadableWeight weight, store_.Read(id));
+  float master_scale = 0;
+  if (weight.view.format == Format::kTernary) {
+    master_scale = *weight.view.absmax * MasterFactor(weight.view);
+    weight.view.absmax = &master_scale;
+  }
   std::vector<float> rows(kRowsAtOnce * entry.cols);
   for (int64_t first = 0; first < entry.rows; first += kRowsAtOnce) {
     const int64_t count = std::min(kRowsAtOnce, entry.rows - first);
@@ -53,6 +66,19 @@ absl::Status MergedWeights::ForRows(StoreId id, absl::FunctionRef<absl::Status(C
     RETURN_IF_ERROR(use(ConstVector(rows.data(), count * entry.cols)));
   }
   return absl::OkStatus();
+}
+
+absl::StatusOr<QuantizedWeight> MergedWeights::Ternary(StoreId id) const {
+  ASSIGN_OR_RETURN(const ReadableWeight weight, store_.Read(id));
+  if (weight.view.format != Format::kTernary) return QuantizeTernary(weight.view);
+  QuantizedWeight copy;
+  copy.format = Format::kTernary;
+  copy.rows = weight.view.rows;
+  copy.cols = weight.view.cols;
+  copy.absmax = {*weight.view.absmax};
+  const auto* codes = static_cast<const uint8_t*>(weight.view.data);
+  copy.codes.assign(codes, codes + TernaryBytes(copy.rows, copy.cols) - static_cast<int64_t>(sizeof(float)));
+  return copy;
 }
 
 }  // namespace thimble

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "ops/scratch_buffer.h"
+#include "ops/ternary_storage.h"
 
 namespace thimble {
 namespace {
@@ -22,6 +23,11 @@ struct Layout {
 Layout LayoutOf(const WeightView& w) {
   const int64_t values = w.rows * w.cols;
   Layout layout;
+  if (w.format == Format::kTernary) {
+    layout.absmax = sizeof(float);
+    layout.codes = TernaryBytes(w.rows, w.cols) - layout.absmax;
+    return layout;
+  }
   if (!Is4Bit(w.format)) {
     layout.codes = StoredBytes(w.format, values);
     return layout;

@@ -178,9 +178,11 @@ class LayerRecorder {
   ValueId Linear(ValueId x, const LinearWeights& linear, const char* name) {
     const ValueId weight = tape_->Persistent(linear.weight);
     const ValueId bias = linear.bias < 0 ? kNoValue : tape_->Persistent(linear.bias);
-    if (decoder_.config.ternary) return TernaryLinear(x, weight, bias, name);
     if (served_ && linear.served >= 0) return Served(x, linear, bias, name);
-    if (linear.lora_a < 0) return RecordLinear(tape_, x, weight, bias, decoder_.compute, prefix_ + name);
+    if (linear.lora_a < 0) {
+      if (decoder_.config.ternary) return TernaryLinear(x, weight, bias, name);
+      return RecordLinear(tape_, x, weight, bias, decoder_.compute, prefix_ + name);
+    }
     LoraSpec lora;
     lora.a = tape_->Persistent(linear.lora_a);
     lora.b = tape_->Persistent(linear.lora_b);
@@ -189,21 +191,31 @@ class LayerRecorder {
     lora.dropout = dropout_ ? static_cast<float>(decoder_.adapter.dropout) : 0.0f;
     lora.seed = linear.dropout_seed;
     lora.first_row = first_row_;
-    return RecordLoraLinear(tape_, x, weight, bias, lora, decoder_.compute, prefix_ + name);
+    if (!decoder_.config.ternary) {
+      return RecordLoraLinear(tape_, x, weight, bias, lora, decoder_.compute, prefix_ + name);
+    }
+    const ValueId base = RecordTernaryProduct(tape_, Int8RowsOf(x, name), weight, prefix_ + name);
+    return RecordLoraBeside(tape_, base, x, weight, bias, lora, decoder_.compute, prefix_ + name);
   }
 
-  // Layers that read one input share its rows in int8, tiles of tokens the weight's codes.
-  ValueId TernaryLinear(ValueId x, ValueId weight, ValueId bias, const char* name) {
+  // Layers that read one input share its rows in int8.
+  const Int8Rows& Int8RowsOf(ValueId x, const char* name) {
     if (quantised_ != x) {
       quantised_ = x;
       rows_ = RecordQuantizeRows(tape_, x, prefix_ + name + ".int8");
     }
+    return rows_;
+  }
+
+  // Tiles of tokens share the codes of a weight that trains.
+  ValueId TernaryLinear(ValueId x, ValueId weight, ValueId bias, const char* name) {
+    const Int8Rows rows = Int8RowsOf(x, name);
     const auto [at, fresh] = ternary_.try_emplace(weight);
-    if (fresh) {
+    if (fresh && tape_->store().entry(tape_->value(weight).store).view.format != Format::kTernary) {
       at->second =
           RecordTernarize(tape_, weight, absl::StrCat(decoder_.prefix, "layers.", index_, ".", name, ".ternary"));
     }
-    return RecordBitLinear(tape_, x, rows_, weight, at->second, bias, decoder_.compute, prefix_ + name);
+    return RecordBitLinear(tape_, x, rows, weight, at->second, bias, decoder_.compute, prefix_ + name);
   }
 
   ValueId Served(ValueId x, const LinearWeights& linear, ValueId bias, const char* name) {

@@ -34,13 +34,15 @@ struct Int8Rows {
   ValueId scale = kNoValue;   // [1, T]
 };
 Int8Rows RecordQuantizeRows(Tape* tape, ValueId x, const std::string& name);
-struct TernaryWeight {
+struct TernaryWeight {       // none: of a frozen weight that is stored as Format::kTernary
   ValueId codes = kNoValue;  // [out, TernaryRowWords(in)]
   ValueId gamma = kNoValue;  // [1, 1]
 };
 TernaryWeight RecordTernarize(Tape* tape, ValueId w, const std::string& name);
 ValueId RecordBitLinear(Tape* tape, ValueId x, const Int8Rows& rows, ValueId w, const TernaryWeight& ternary,
                         ValueId bias, Compute compute, const std::string& name);
+// The product alone, of a weight that is stored as Format::kTernary: passes no gradient.
+ValueId RecordTernaryProduct(Tape* tape, const Int8Rows& rows, ValueId w, const std::string& name);
 
 struct LoraSpec {
   ValueId a = kNoValue;          // [rank, in]
@@ -54,6 +56,9 @@ struct LoraSpec {
 // y = x W^T + scale * dropout(x) A^T B^T (+ bias), or its DoRA form.
 ValueId RecordLoraLinear(Tape* tape, ValueId x, ValueId w, ValueId bias, const LoraSpec& lora, Compute compute,
                          const std::string& name);
+// The same where `base` holds the product of x and w, however it was computed: dx is dy W. Not of DoRA.
+ValueId RecordLoraBeside(Tape* tape, ValueId base, ValueId x, ValueId w, ValueId bias, const LoraSpec& lora,
+                         Compute compute, const std::string& name);
 
 // Training for a format: forward with the weight as it will be served, gradients to what it is made of as if nothing
 // were rounded (straight through). `trained` [out, in], where it trains, gets dy^T x; a lora with its matrices gets

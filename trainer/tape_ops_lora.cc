@@ -180,6 +180,12 @@ ValueId RecordDoraDropout(Tape* tape, ValueId base, ValueId x, ValueId w, ValueI
 
 }  // namespace
 
+ValueId RecordLoraBeside(Tape* tape, ValueId base, ValueId x, ValueId w, ValueId bias, const LoraSpec& lora,
+                         Compute compute, const std::string& name) {
+  const ValueId y = RecordLora(tape, base, x, w, lora, compute, name);
+  return RecordBias(tape, y, bias, absl::StrCat(name, "+bias"));
+}
+
 ValueId RecordLoraLinear(Tape* tape, ValueId x, ValueId w, ValueId bias, const LoraSpec& lora, Compute compute,
                          const std::string& name) {
   if (lora.a == kNoValue) return RecordLinear(tape, x, w, bias, compute, name);

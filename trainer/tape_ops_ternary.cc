@@ -19,7 +19,7 @@ ValueId Whole(Tape* tape, const std::string& name, int64_t rows, int64_t cols) {
 
 // dw += dy^T x', x' being the dequantised input.
 void AppendTernaryWeightGradient(Backward& b, const Step& s, ValueId dy, Compute compute) {
-  const ValueId x = s.inputs[4], w = s.inputs[5];
+  const ValueId w = s.inputs[2], x = s.inputs[3];
   const Value shape = b.tape().value(x);
   const ValueId rounded = b.tape().Activation(absl::StrCat(shape.name, "~"), shape.rows, shape.cols);
   Step decode;
@@ -33,14 +33,14 @@ void AppendTernaryWeightGradient(Backward& b, const Step& s, ValueId dy, Compute
 
 // dx = dy W', W' being the dequantised weight, added to what x's gradient holds already.
 void AppendTernaryInputGradient(Backward& b, const Step& s, ValueId dy, Compute compute) {
-  const ValueId x = s.inputs[4], w = s.inputs[5];
+  const ValueId w = s.inputs[2], x = s.inputs[3];
   const ValueId so_far = b.Gradient(x);
   const ValueId dx = b.NewGradient(x);
   const bool accumulate = so_far != kNoValue;
   const int64_t cols = b.tape().value(w).cols;
   Step step;
   step.op = "bit_linear_backward";
-  step.inputs = {dy, b.Saved(s.inputs[2]), b.Saved(s.inputs[3])};
+  step.inputs = {dy, b.Saved(s.inputs[4]), b.Saved(s.inputs[5])};
   step.outputs = {dx};
   step.scratch_bytes = LinearScratchBytes(b.tape(), x, w, compute);
   if (accumulate) {
@@ -54,6 +54,19 @@ void AppendTernaryInputGradient(Backward& b, const Step& s, ValueId dy, Compute 
   };
   b.tape().Append(std::move(step));
   b.SetGradient(x, dx);
+}
+
+// y = x' W^T of a stored ternary weight.
+Step ProductStep(Tape* tape, const Int8Rows& rows, ValueId w, const std::string& name) {
+  const int64_t tokens = tape->value(rows.scale).cols;
+  const Value weight = tape->value(w);
+  Step step;
+  step.op = "bit_linear";
+  step.inputs = {rows.values, rows.scale, w};
+  step.outputs = {tape->Activation(name, tokens, weight.rows)};
+  step.scratch_bytes = BitLinearScratchBytes(tokens, weight.cols);
+  step.run = [](const StepContext& c) { BitLinearForward(c.In(0), c.InVector(1), c.Weight(2), c.Out(0), c.scratch()); };
+  return step;
 }
 
 }  // namespace
@@ -87,24 +100,38 @@ TernaryWeight RecordTernarize(Tape* tape, ValueId w, const std::string& name) {
 
 ValueId RecordBitLinear(Tape* tape, ValueId x, const Int8Rows& rows, ValueId w, const TernaryWeight& ternary,
                         ValueId bias, Compute compute, const std::string& name) {
-  const ValueId y = tape->Activation(name, tape->value(x).rows, tape->value(w).rows);
+  const bool stored = ternary.codes == kNoValue;
   const int64_t cols = tape->value(w).cols;
-  Step step;
-  step.op = "bit_linear";
-  // x and w are read in their quantised forms alone; their gradients are those of these forms.
-  step.inputs = {rows.values, rows.scale, ternary.codes, ternary.gamma, x, w};
-  step.outputs = {y};
-  step.scratch_bytes = BitLinearScratchBytes(tape->value(x).rows, cols);
-  step.run = [cols](const StepContext& c) {
-    BitLinearForward(c.In(0), c.InVector(1), TernaryView(c.In(2), cols, c.In(3).data), c.Out(0), c.scratch());
-  };
-  step.backward = [compute](Backward& b, const Step& s) {
-    const ValueId dy = b.Gradient(s.outputs[0]);
-    if (b.Needs(s.inputs[5])) AppendTernaryWeightGradient(b, s, dy, compute);
-    if (b.Needs(s.inputs[4])) AppendTernaryInputGradient(b, s, dy, compute);
+  Step step = ProductStep(tape, rows, w, name);
+  const ValueId y = step.outputs[0];
+  // x is read in its quantised form alone; the gradients are those of the quantised forms.
+  step.inputs.push_back(x);
+  if (!stored) {
+    // And so is a weight that trains.
+    step.inputs.insert(step.inputs.end(), {ternary.codes, ternary.gamma});
+    step.run = [cols](const StepContext& c) {
+      BitLinearForward(c.In(0), c.InVector(1), TernaryView(c.In(4), cols, c.In(5).data), c.Out(0), c.scratch());
+    };
+  }
+  step.backward = [compute, stored](Backward& b, const Step& s) {
+    const ValueId dy = b.Gradient(s.outputs[0]), w = s.inputs[2], x = s.inputs[3];
+    if (b.Needs(w)) AppendTernaryWeightGradient(b, s, dy, compute);
+    if (!b.Needs(x)) return;
+    if (stored) {
+      AppendInputGradient(b, dy, x, w, compute);
+    } else {
+      AppendTernaryInputGradient(b, s, dy, compute);
+    }
   };
   tape->Append(std::move(step));
   return RecordBias(tape, y, bias, absl::StrCat(name, "+bias"));
+}
+
+ValueId RecordTernaryProduct(Tape* tape, const Int8Rows& rows, ValueId w, const std::string& name) {
+  Step step = ProductStep(tape, rows, w, name);
+  const ValueId y = step.outputs[0];
+  tape->Append(std::move(step));
+  return y;
 }
 
 }  // namespace thimble

@@ -14,44 +14,12 @@
 #include "data/ternary_weight.h"
 #include "ops/check.h"
 #include "ops/decode_blocks.h"
+#include "ops/ternary_storage.h"
 
 namespace thimble {
 namespace {
 
 constexpr int64_t kChunkElements = int64_t{1} << 20;
-
-bool Skipped(const std::string& name, const QuantizationOptions& quantization) {
-  return std::any_of(quantization.skip.begin(), quantization.skip.end(), [&name](const std::string& skip) {
-    return absl::StrContains(name, absl::StrCat(".", skip, "."));
-  });
-}
-
-int64_t Bytes4Bit(int64_t values, int64_t block_size, bool double_quant) {
-  const int64_t blocks = (values + block_size - 1) / block_size;
-  const int64_t statistics = double_quant ? blocks + (blocks + 255) / 256 * 4 + 256 * 4 : blocks * 4;
-  return (values + 1) / 2 + statistics;
-}
-
-WeightStorage Storage4Bit(int64_t rows, int64_t cols, const QuantizationOptions& quantization) {
-  return {quantization.format, Bytes4Bit(rows * cols, quantization.block_size, quantization.double_quant)};
-}
-
-// Of a weight that the folder holds quantised.
-WeightStorage StoredStorage4Bit(const ModelFolder& folder, const std::string& name) {
-  WeightStorage storage{Format::kFP4, folder.Find(name)->info->bytes};
-  for (const std::string& part : BnbCompanions(folder, name)) {
-    if (absl::EndsWith(part, "__nf4")) storage.format = Format::kNF4;
-    const bool statistics = absl::EndsWith(part, "absmax") || absl::EndsWith(part, ".nested_quant_map");
-    if (statistics) storage.bytes += folder.Find(part)->info->bytes;
-  }
-  return storage;
-}
-
-WeightStorage StorageAs(Format format, int64_t rows, int64_t cols) {
-  return {format, StoredBytes(format, rows * cols)};
-}
-
-Format FormatInMemory(TensorDType dtype) { return FormatOf(dtype).value_or(Format::kF32); }
 
 absl::Status NotFinite(const TensorRef& tensor) {
   return absl::InvalidArgumentError(
@@ -102,8 +70,9 @@ class WeightLoader {
   absl::Status Load(StoreId id) {
     const StoreEntry& entry = store_.entry(id);
     if (Is4Bit(entry.view.format) && HasBnbWeight(folder_, TensorName(entry))) return LoadAlreadyQuantised(id);
-    if (HoldsTernary(folder_, TensorName(entry))) return LoadPackedTernary(id);
+    if (HoldsTernary(folder_, TensorName(entry))) return LoadTernary(id);
     ASSIGN_OR_RETURN(const TensorRef tensor, Require(entry));
+    if (entry.view.format == Format::kTernary) return Ternarize(id, tensor);
     if (Is4Bit(entry.view.format)) return Quantise(id, tensor);
     if (IsBlockFormat(entry.view.format)) return KeepBlocks(id, tensor);
     if (entry.reader != nullptr) return StreamByRows(id, tensor);
@@ -144,20 +113,25 @@ class WeightLoader {
     return BindQuantised(id, std::move(read.weight));
   }
 
-  // Master weights that quantise to the codes and the scale that the folder holds.
-  absl::Status LoadPackedTernary(StoreId id) {
+  // As they are, or, where the weight trains, as masters that quantise to the codes and the scale of the folder.
+  absl::Status LoadTernary(StoreId id) {
     const StoreEntry& entry = store_.entry(id);
     const std::string name = TensorName(entry);
     used_.insert(name);
     used_.insert(TernaryScaleName(name));
-    ASSIGN_OR_RETURN(std::vector<float> masters, ReadTernaryMasters(folder_, name, entry.rows, entry.cols));
-    if (entry.slot < 0) {
-      std::memcpy(store_.matrix(id).data, masters.data(), masters.size() * sizeof(float));
-      return absl::OkStatus();
-    }
-    auto floats = std::make_shared<std::vector<float>>(std::move(masters));
-    const WeightView view(floats->data(), entry.rows, entry.cols);
-    return store_.Bind(id, view, std::move(floats));
+    ASSIGN_OR_RETURN(QuantizedWeight stored, ReadTernary(folder_, name, entry.rows, entry.cols));
+    if (entry.view.format == Format::kTernary) return BindQuantised(id, std::move(stored));
+    const Matrix masters = store_.matrix(id);
+    stored.absmax[0] *= MasterFactor(stored.View());
+    for (int64_t r = 0; r < entry.rows; ++r) DecodeRow(stored.View(), r, 0, entry.cols, masters.row(r));
+    return absl::OkStatus();
+  }
+
+  absl::Status Ternarize(StoreId id, const TensorRef& tensor) {
+    std::vector<float> masters(tensor.info->elements);
+    RETURN_IF_ERROR(ReadFloats(tensor, masters.data()));
+    const StoreEntry& entry = store_.entry(id);
+    return BindQuantised(id, QuantizeTernary({masters.data(), entry.rows, entry.cols}));
   }
 
   absl::Status BindQuantised(StoreId id, QuantizedWeight weight) {
@@ -283,56 +257,6 @@ absl::StatusOr<DecoderConfig> ReadDecoderConfig(const ModelFolder& folder) {
     config.tie_embeddings = same;
   }
   return config;
-}
-
-StorageOf StorageFor(const ModelFolder& folder, const QuantizationOptions& quantization) {
-  return [&folder, quantization](const std::string& name, int64_t rows, int64_t cols, bool linear) {
-    if (HasBnbWeight(folder, name)) return StoredStorage4Bit(folder, name);
-    const TensorRef* tensor = folder.Find(name);
-    const bool quantised = tensor != nullptr && IsBlockType(tensor->info->dtype);
-    if (linear && !quantised && Is4Bit(quantization.format) && !Skipped(name, quantization)) {
-      return Storage4Bit(rows, cols, quantization);
-    }
-    return StorageAs(tensor == nullptr ? Format::kF32 : FormatInMemory(tensor->info->dtype), rows, cols);
-  };
-}
-
-StorageOf StorageForShape(Format dtype, const QuantizationOptions& quantization) {
-  return [dtype, quantization](const std::string& name, int64_t rows, int64_t cols, bool linear) {
-    if (linear && Is4Bit(quantization.format) && !Skipped(name, quantization)) {
-      return Storage4Bit(rows, cols, quantization);
-    }
-    return StorageAs(dtype, rows, cols);
-  };
-}
-
-absl::StatusOr<StorageOf> StorageForConfig(const nlohmann::json& config, const std::string& path,
-                                           const QuantizationOptions& quantization) {
-  const auto text = [](const nlohmann::json& object, const char* key) {
-    return object.contains(key) && object[key].is_string() ? object[key].get<std::string>() : std::string();
-  };
-  const std::string dtype = config.contains("dtype") ? text(config, "dtype") : text(config, "torch_dtype");
-  const Format plain = dtype == "bfloat16" ? Format::kBF16 : dtype == "float16" ? Format::kF16 : Format::kF32;
-  if (!config.contains("quantization_config") || !config["quantization_config"].is_object()) {
-    return StorageForShape(plain, quantization);
-  }
-  const nlohmann::json& stored = config["quantization_config"];
-  const std::string type = text(stored, "bnb_4bit_quant_type");
-  if (text(stored, "quant_method") == "bitnet") return StorageForShape(plain, quantization);
-  if (text(stored, "quant_method") != "bitsandbytes" || (type != "nf4" && type != "fp4")) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(path, ": quantization_config: expected bitsandbytes with nf4 or fp4, found quant_method ",
-                     text(stored, "quant_method"), "; take the model before it was quantised"));
-  }
-  QuantizationOptions own;
-  own.format = type == "nf4" ? Format::kNF4 : Format::kFP4;
-  const nlohmann::json twice = stored.value("bnb_4bit_use_double_quant", nlohmann::json());
-  own.double_quant = twice.is_boolean() && twice.get<bool>();
-  const nlohmann::json skipped = stored.value("llm_int8_skip_modules", nlohmann::json());
-  for (const nlohmann::json& name : skipped.is_array() ? skipped : nlohmann::json::array()) {
-    if (name.is_string()) own.skip.push_back(name.get<std::string>());
-  }
-  return StorageForShape(plain, own);
 }
 
 absl::Status LoadWeights(const ModelFolder& folder, const Decoder& decoder, const QuantizationOptions& quantization,

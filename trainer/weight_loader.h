@@ -1,8 +1,6 @@
 // A Hugging Face folder into a store: weights as they are or quantised while they stream in.
 #pragma once
 
-#include <cstdint>
-#include <map>
 #include <string>
 
 #include "absl/status/status.h"
@@ -10,27 +8,12 @@
 #include "data/model_folder.h"
 #include "trainer/decoder.h"
 #include "trainer/store.h"
+#include "trainer/weight_storage.h"
 
 namespace thimble {
 
-struct QuantizationOptions {
-  Format format = Format::kBF16;  // kNF4 or kFP4: linear layers are quantised; otherwise they stay as in the file
-  int32_t block_size = 64;
-  bool double_quant = true;
-  std::vector<std::string> skip;  // last parts of names of linear layers that stay as they are
-};
-
 // The decoder's configuration, with the head untied where the file holds a head of its own.
 absl::StatusOr<DecoderConfig> ReadDecoderConfig(const ModelFolder& folder);
-
-// How each weight will lie in memory. What bitsandbytes quantised, and blocks of GGUF files, keep their own formats.
-StorageOf StorageFor(const ModelFolder& folder, const QuantizationOptions& quantization);
-// The same from the shape alone, for plans without weights; `dtype` is that of unquantised weights.
-StorageOf StorageForShape(Format dtype, const QuantizationOptions& quantization);
-// The same as a config.json says: its dtype (f32 where it names none, so that no plan is too small) and, where its
-// quantization_config is that of 4-bit bitsandbytes, formats of its own. InvalidArgument for other quantisations.
-absl::StatusOr<StorageOf> StorageForConfig(const nlohmann::json& config, const std::string& path,
-                                           const QuantizationOptions& quantization);
 
 // Reads all weights of a decoder in an allocated store. Peak memory beyond the store: one tensor of the file, at most.
 // A tensor that is missing, has another shape, is of no float type, or holds a NaN or an infinity is an error that

@@ -36,12 +36,17 @@ absl::Status ReadFormat(ExportRequest* request) {
     request->quantize = FLAGS_format == "nf4" ? Format::kNF4 : Format::kFP4;
     return absl::OkStatus();
   }
+  if (FLAGS_format == "packed") {
+    request->options.packed = true;
+    return absl::OkStatus();
+  }
   const char* formats =
-      "safetensors (a Hugging Face folder with whole weights), nf4 or fp4 (the same in 4 bits), gguf (the same for "
-      "llama.cpp), peft (an adapter folder) or gguf_adapter (an adapter for llama.cpp)";
+      "safetensors (a Hugging Face folder with whole weights), nf4 or fp4 (the same in 4 bits), packed (a ternary "
+      "model "
+      "in 2 bits), gguf (the same for llama.cpp), peft (an adapter folder) or gguf_adapter (an adapter for llama.cpp)";
   return absl::InvalidArgumentError(
       absl::StrCat("--format: found '", FLAGS_format, "', expected ", formats,
-                   DidYouMean(FLAGS_format, {"safetensors", "nf4", "fp4", "gguf", "peft", "gguf_adapter"})));
+                   DidYouMean(FLAGS_format, {"safetensors", "nf4", "fp4", "packed", "gguf", "peft", "gguf_adapter"})));
 }
 
 absl::Status ReadGgufType(ExportRequest* request) {
@@ -123,9 +128,11 @@ Command ExportCommand() {
       "model folder: the same model in another dtype, in other shards, or decoded from\n"
       "4 bits.\n"
       "--format=nf4 or fp4: the same, then quantised as thimble quantize does it.\n"
+      "--format=packed: a ternary (BitNet) model with its layers in 2 bits a weight, as\n"
+      "transformers reads it.\n"
       "--format=gguf: model.gguf for llama.cpp; its --dtype may also be q8_0, q4_0,\n"
       "q4_1, q5_0, q5_1, q4_k_s, q4_k_m, q5_k_s, q5_k_m, q6_k, tq1_0, tq2_0, mxfp4 or\n"
-      "nvfp4.\n"
+      "nvfp4; of a ternary model tq2_0, tq1_0, q8_0, bf16, f16 or f32.\n"
       "--format=peft, --format=gguf_adapter: a run's adapter.\n"
       "What is written is read back and compared with the model over the recipe's\n"
       "held-out rows or --data, behind every step; the figures go\n"

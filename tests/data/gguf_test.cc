@@ -212,7 +212,7 @@ TEST_F(GgufTest, MetadataThatDoesNotSuitIsNamed) {
   };
   for (const Case& c : std::vector<Case>{
            {"general.architecture", GgufString("general.architecture", "bert"),
-            "llama, qwen2 or qwen3, found string bert"},
+            "llama, qwen2, qwen3 or bitnet, found string bert"},
            {"llama.block_count", GgufFloat("llama.block_count", 1), "\"llama.block_count\": expected an integer"},
            {"llama.attention.head_count", U32("llama.attention.head_count_kv", 2), "\"llama.attention.head_count\""},
            {"llama.block_count", U32("llama.block_count", 0), "from 1"},

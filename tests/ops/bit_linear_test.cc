@@ -121,6 +121,14 @@ std::vector<float> AllOutputs() {
     all.insert(all.end(), values.begin(), values.end());
   }
   all.push_back(t.gamma);
+  // Few rows go another way.
+  for (const int64_t rows : {1, 2, 3, 4}) {
+    TestMatrix few(rows, 90);
+    BitLinearForward(q.q.view().Rows(0, rows), {q.scale.data(), rows}, t.view(), few.view(), scratch.view());
+    const std::vector<float> values = few.Values(), expected = y.Values();
+    EXPECT_TRUE(std::equal(values.begin(), values.end(), expected.begin()));
+    all.insert(all.end(), values.begin(), values.end());
+  }
   return all;
 }
 

@@ -15,6 +15,7 @@
 #include "data/tensor_file.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
+#include "ops/ternary_storage.h"
 #include "trainer/engine.h"
 
 namespace thimble {
@@ -52,7 +53,9 @@ class GoldenModel {
       }
       adapter.targets = lora["target_modules"].get<std::vector<std::string>>();
     }
-    const StorageOf storage = [](const std::string&, int64_t rows, int64_t cols, bool) {
+    const bool ternary = config->ternary;
+    const StorageOf storage = [ternary](const std::string&, int64_t rows, int64_t cols, bool linear) {
+      if (linear && ternary) return WeightStorage{Format::kTernary, TernaryBytes(rows, cols)};
       return WeightStorage{Format::kF32, rows * cols * 4};
     };
     auto decoder = DeclareDecoder(*config, adapter, full, Compute::kF32, storage, &store_);
@@ -96,6 +99,14 @@ class GoldenModel {
     for (const TensorInfo& info : (*file)->tensors()) {
       const StoreId id = store_.Find(std::string(absl::StripPrefix(info.name, "base_model.model.")));
       ASSERT_GE(id, 0) << info.name;
+      if (store_.entry(id).view.format == Format::kTernary) {
+        std::vector<float> masters(info.elements);
+        ASSERT_TRUE((*file)->ReadFloats(info, 0, info.elements, masters.data()).ok());
+        auto codes = std::make_shared<QuantizedWeight>(
+            QuantizeTernary({masters.data(), store_.entry(id).rows, store_.entry(id).cols}));
+        ASSERT_TRUE(store_.Bind(id, codes->View(), codes).ok());
+        continue;
+      }
       ASSERT_TRUE((*file)->ReadFloats(info, 0, info.elements, store_.matrix(id).data).ok());
     }
   }

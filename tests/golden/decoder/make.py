@@ -102,6 +102,9 @@ CASES = {
                              tie_word_embeddings=True, hidden_size=16, intermediate_size=24, num_attention_heads=2, num_hidden_layers=1),
     'bitnet_full_precision': case('bitnet', 'the same architecture without a quantization_config', 'newer',
                                   hidden_act='relu2'),
+    # Of a rank with which no int8 input comes so close to a tie within 20 steps that float32 rounds it the other way.
+    'bitnet_lora': case('bitnet', 'ternary weights with adapters beside them', 'older',
+                        dict(r=3, lora_alpha=6, target_modules=ALL), hidden_act='silu'),
 }
 
 
