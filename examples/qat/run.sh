@@ -17,7 +17,7 @@ mkdir -p "$out"
 
 # perplexity MODEL: over the validation text.
 perplexity() {
-  "$thimble" eval "$1" --data="$corpus/valid.jsonl" --json | tr -d ' \n' | grep -o '"perplexity":[^,}]*' | head -n 1 | cut -d: -f2
+  "$thimble" eval "$1" --data="$corpus/valid.jsonl" --context=512 --json | tr -d ' \n' | grep -o '"perplexity":[^,}]*' | head -n 1 | cut -d: -f2
 }
 # train NAME SETTING...: a run of the recipe into OUT/NAME.
 train() {
@@ -35,9 +35,6 @@ recovered() { awk -v base="$exact" -v rounded="$1" -v now="$2" 'BEGIN { printf "
 : >"$out/table.txt"
 exact=$(perplexity "$base")
 row 'bf16' "$exact" ''
-# So that more training alone is not taken for recovery.
-train more output.export.format=merged
-row 'bf16, trained on as long' "$(perplexity "$out/more/model")" ''
 for format in "${formats[@]}"; do
   [ -e "$out/$format" ] || "$thimble" export "$base" --format=gguf --dtype="$format" --max_kl=100 --min_agreement=0 \
     --out="$out/$format" >/dev/null
@@ -51,3 +48,6 @@ for format in "${formats[@]}"; do
   now=$(perplexity "$out/$format-taught/model/model.gguf")
   row "$format, with the base as teacher" "$now" "$(recovered "$rounded" "$now")"
 done
+# So that more training alone is not taken for recovery.
+train more output.export.format=merged
+row 'bf16, trained on as long' "$(perplexity "$out/more/model")" ''
