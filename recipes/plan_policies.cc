@@ -1,6 +1,7 @@
 #include "recipes/plan_policies.h"
 
 #include <algorithm>
+#include <memory>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -45,16 +46,12 @@ std::vector<PolicyCandidate> PolicyCandidates(const EngineOptions& options) {
   return candidates;
 }
 
-int64_t LargestThatFits(int64_t low, int64_t high, int64_t budget, const std::function<int64_t(int64_t)>& bytes,
-                        double tolerance) {
+int64_t LargestThatFits(int64_t low, int64_t high, int64_t budget, const std::function<int64_t(int64_t)>& bytes) {
   int64_t low_bytes = bytes(low);
   if (low_bytes > budget) return 0;
   int64_t high_bytes = bytes(high);
   if (high_bytes <= budget) return high;
-  const auto done = [&] {
-    return high - low <= std::max<int64_t>(1, static_cast<int64_t>(tolerance * static_cast<double>(low)));
-  };
-  for (int round = 0; !done(); ++round) {
+  for (int round = 0; high - low > 1; ++round) {
     double share = static_cast<double>(budget - low_bytes) / static_cast<double>(high_bytes - low_bytes);
     if (round % 3 == 2) share = 0.5;  // so that a bent line takes no longer than plain bisection thrice
     const int64_t guess = low + static_cast<int64_t>(share * static_cast<double>(high - low));
@@ -71,13 +68,40 @@ int64_t LargestThatFits(int64_t low, int64_t high, int64_t budget, const std::fu
   return low;
 }
 
+int64_t LargestNear(int64_t start, int64_t most, int64_t budget, const std::function<int64_t(int64_t)>& bytes) {
+  constexpr int kMostRounds = 40;
+  constexpr double kShare = 0.99, kTarget = 0.995;  // of the budget: near enough, and aimed at
+  struct Point {
+    int64_t size = 0, bytes = 0;
+  };
+  Point low = {kShortest, bytes(kShortest)}, before = low;
+  if (low.bytes > budget) return 0;
+  Point high = {most + 1, 0};  // bytes 0: not known
+  int64_t guess = std::clamp<int64_t>(start, kShortest + 1, most);
+  for (int round = 0; round < kMostRounds; ++round) {
+    const Point found = {guess, bytes(guess)};
+    if (found.bytes <= budget) before = low;
+    (found.bytes <= budget ? low : high) = found;
+    const bool near = static_cast<double>(low.bytes) >= kShare * static_cast<double>(budget);
+    if (near || static_cast<double>(high.size - 1) * kShare <= static_cast<double>(low.size)) break;
+    // On the line between what fits and what does not, or on from what fits; every third time in the middle, so that a
+    // bent line takes no longer than plain bisection thrice.
+    const Point& other = high.bytes > 0 ? high : before;
+    const double slope = static_cast<double>(other.bytes - low.bytes) / static_cast<double>(other.size - low.size);
+    double next = static_cast<double>(low.size + high.size) / 2;
+    if (slope > 0 && round % 3 != 2) {
+      next = static_cast<double>(low.size) +
+             (kTarget * static_cast<double>(budget) - static_cast<double>(low.bytes)) / slope;
+    }
+    guess =
+        static_cast<int64_t>(std::clamp(next, static_cast<double>(low.size + 1), static_cast<double>(high.size - 1)));
+  }
+  return low.size;
+}
+
 int64_t LongestSequence(const Decoder& decoder, Store* store, const EngineOptions& options, const RunPlan& plan,
-                        int64_t micro_batch_size) {
-  const double tolerance = options.sequence_tile > 0 || options.mlp_tile > 0 ? 0.01 : 0;
-  const auto bytes = [&](int64_t seq_len) {
-    EngineOptions longer = options;
-    longer.max_tokens = seq_len * micro_batch_size;
-    const Engine engine(&decoder, store, longer);
+                        int64_t micro_batch_size, const Engine* known) {
+  const auto bytes_of = [&](const Engine& engine) {
     // The other tiers on the device's scale: what fills its budget most decides.
     const auto scaled = [&plan](const TierUse& tier, int64_t bytes) {
       if (tier.budget_bytes == 0) return int64_t{0};
@@ -89,7 +113,15 @@ int64_t LongestSequence(const Decoder& decoder, Store* store, const EngineOption
     return std::max({plan.planned_bytes - plan.arena_bytes + engine.arena_bytes(), scaled(plan.host, host),
                      scaled(plan.disk, disk)});
   };
-  return LargestThatFits(kShortest, kLongest, plan.budget_bytes, bytes, tolerance);
+  const auto bytes = [&](int64_t seq_len) {
+    EngineOptions longer = options;
+    longer.max_tokens = seq_len * micro_batch_size;
+    if (known != nullptr && longer.max_tokens == options.max_tokens) return bytes_of(*known);
+    return bytes_of(Engine(&decoder, store, longer));
+  };
+  const bool in_tiles = options.sequence_tile > 0 || options.mlp_tile > 0;
+  if (!in_tiles) return LargestThatFits(kShortest, kLongest, plan.budget_bytes, bytes);
+  return LargestNear(options.max_tokens / micro_batch_size, kLongest, plan.budget_bytes, bytes);
 }
 
 std::vector<PolicyPlan> PlanPolicies(const PlannedRun& run, const MachineRates& rates) {
@@ -108,14 +140,16 @@ std::vector<PolicyPlan> PlanPolicies(const PlannedRun& run, const MachineRates& 
     plan.chosen = candidate.options.activations == run.engine_options.activations &&
                   candidate.options.sequence_tile == run.engine_options.sequence_tile &&
                   candidate.options.idle_tier == run.engine_options.idle_tier;
-    const Engine engine(&model.decoder, &model.store, candidate.options);
+    std::unique_ptr<Engine> planned;
+    if (!plan.chosen) planned = std::make_unique<Engine>(&model.decoder, &model.store, candidate.options);
+    const Engine& engine = plan.chosen ? *run.engine : *planned;
     const int64_t besides_arena = run.plan.planned_bytes - run.plan.arena_bytes;
     plan.planned_bytes = besides_arena + engine.arena_bytes();
     plan.lower_bound_bytes = besides_arena + engine.arena_lower_bound_bytes();
     plan.step_seconds = PredictStep(model.decoder, engine, model.recipe, rates).seconds;
     if (run.plan.budget_bytes > 0) {
       plan.longest_by_memory = LongestSequence(model.decoder, &model.store, candidate.options, run.plan,
-                                               model.recipe.training().micro_batch_size());
+                                               model.recipe.training().micro_batch_size(), &engine);
       const int64_t context = model.config.max_position > 0 ? model.config.max_position : kLongest;
       plan.longest_seq_len = std::min(plan.longest_by_memory, context);
       plan.reaches_context = plan.longest_by_memory >= context;

@@ -45,13 +45,14 @@ std::string FormatPolicies(const std::vector<PolicyPlan>& policies, const Decode
 nlohmann::ordered_json PoliciesJson(const std::vector<PolicyPlan>& policies);
 
 // The largest n in [low, high] with bytes(n) <= budget, by bisection with interpolated points, as bytes is close to a
-// straight line: bytes(n + 1) is above the budget unless n is `high`, with a `tolerance` bytes(n (1 + tolerance)).
-// 0 when bytes(low) is above it.
-int64_t LargestThatFits(int64_t low, int64_t high, int64_t budget, const std::function<int64_t(int64_t)>& bytes,
-                        double tolerance = 0);
-// That of data.seq_len for a variation of a run, at most 2^24; to 1% where sequences run in tiles, whose plans take
-// seconds each.
+// straight line: bytes(n + 1) is above the budget unless n is `high`. 0 when bytes(low) is above it.
+int64_t LargestThatFits(int64_t low, int64_t high, int64_t budget, const std::function<int64_t(int64_t)>& bytes);
+// A size of at most `most` whose bytes are within the budget and, where the search finds such a size, above 99% of it
+// (or a hundredth larger ones are above it), beginning at `start`: for plans that take seconds each. 0 where none fits.
+int64_t LargestNear(int64_t start, int64_t most, int64_t budget, const std::function<int64_t(int64_t)>& bytes);
+// That of data.seq_len for a variation of a run, at most 2^24; by LargestNear where sequences run in tiles. `known` is
+// the plan of options.max_tokens, where there is one.
 int64_t LongestSequence(const Decoder& decoder, Store* store, const EngineOptions& options, const RunPlan& plan,
-                        int64_t micro_batch_size);
+                        int64_t micro_batch_size, const Engine* known = nullptr);
 
 }  // namespace thimble

@@ -78,23 +78,25 @@ ValueId Backward::Decompressed(ValueId id, SaveAction action) {
 
 // A step behind the producer of every value that was asked for in its compressed form.
 void Backward::PlaceCompressions() {
+  if (std::all_of(compressed_.begin(), compressed_.end(), [](ValueId id) { return id == kNoValue; })) return;
   std::vector<Step> steps;
-  for (const Step& step : tape_.steps()) {
-    steps.push_back(step);
-    for (ValueId id : step.outputs) {
+  for (Step& old : tape_.TakeSteps()) {
+    const Step& step = steps.emplace_back(std::move(old));
+    const int32_t layer = step.layer;
+    for (ValueId id : std::vector<ValueId>(step.outputs)) {
       if (static_cast<size_t>(id) >= compressed_.size() || compressed_[id] == kNoValue) continue;
       Step compress;
       compress.op = "compress";
       compress.inputs = {id};
       compress.outputs = {compressed_[id]};
-      compress.layer = step.layer;
+      compress.layer = layer;
       compress.run = [compression = plan_.CompressionOf(tape_.value(id))](const StepContext& c) {
         Compress(compression, c.In(0), c.Out(0));
       };
       steps.push_back(std::move(compress));
     }
   }
-  if (steps.size() > tape_.steps().size()) tape_.ReplaceSteps(std::move(steps));
+  tape_.ReplaceSteps(std::move(steps));
 }
 
 void Backward::Remember(ValueId value, ValueId copy) {

@@ -13,7 +13,7 @@ namespace {
 class Mover {
  public:
   Mover(const SavePlan& plan, Placement tier, Tape* tape) : plan_(plan), tier_(tier), tape_(*tape) {
-    steps_ = tape_.steps();
+    steps_ = tape_.TakeSteps();
     const size_t values = tape_.values().size();
     uses_.resize(values);
     written_.push_back(0);
@@ -37,7 +37,7 @@ class Mover {
     for (ValueId id = 0; id < count; ++id) {
       if (!stays[id] && MayMove(id)) Split(id);
     }
-    if (puts_.empty()) return;
+    if (puts_.empty()) return tape_.ReplaceSteps(std::move(steps_));
     std::vector<Step> steps;
     for (size_t s = 0; s < steps_.size(); ++s) {
       for (Step& fetch : fetches_[s]) steps.push_back(std::move(fetch));

@@ -102,7 +102,8 @@ class Tape {
   // Values and steps recorded from now on belong to this layer (-1: none).
   void SetLayer(int32_t layer) { layer_ = layer; }
   int32_t layer() const { return layer_; }
-  // The same steps in another order, with transfers placed among them.
+  // The same steps in another order, with transfers placed among them. TakeSteps leaves none until then.
+  std::vector<Step> TakeSteps() { return std::move(steps_); }
   void ReplaceSteps(std::vector<Step> steps);
 
   void SetKind(ValueId id, ValueKind kind) { values_[id].kind = kind; }

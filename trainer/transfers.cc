@@ -23,16 +23,16 @@ namespace {
 class Placer {
  public:
   Placer(const std::vector<PendingPut>& puts, Tape* tape)
-      : tape_(*tape), puts_of_step_(tape->steps().size()), filled_(tape->values().size(), false) {
+      : tape_(*tape), puts_of_step_(tape->steps().size()), old_(tape->TakeSteps()), filled_(tape->values().size()) {
     for (const PendingPut& put : puts) puts_of_step_[tape_.value(put.value).producer].push_back(put);
-    for (const Step& step : tape_.steps()) {
+    for (const Step& step : old_) {
       if (step.transfer == TransferKind::kGet) gets_.push_back(step);
     }
   }
 
   std::vector<Step> Place() {
-    for (size_t s = 0; s < tape_.steps().size(); ++s) {
-      const Step& step = tape_.steps()[s];
+    for (size_t s = 0; s < old_.size(); ++s) {
+      Step& step = old_[s];
       if (step.transfer == TransferKind::kGet) {
         // What is needed now and what comes next is under way before this one is waited for.
         IssueGets(needed_ + kTransfersAhead);
@@ -40,8 +40,9 @@ class Placer {
         continue;
       }
       while (!under_way_.empty() && under_way_.front().begun + kStepsOfPut <= s) WaitForOldestPut();
-      steps_.push_back(step);
-      for (const PendingPut& put : puts_of_step_[s]) AddPut(put, step.layer, s);
+      const int32_t layer = step.layer;
+      steps_.push_back(std::move(step));
+      for (const PendingPut& put : puts_of_step_[s]) AddPut(put, layer, s);
     }
     while (!under_way_.empty()) WaitForOldestPut();
     CHECK_EQ(issued_, gets_.size());
@@ -72,13 +73,14 @@ class Placer {
   void IssueGets(size_t last) {
     // A tier's transfers run in their order, so a get need not wait for its put, only stand behind it.
     for (; issued_ < gets_.size() && issued_ <= last && filled_[gets_[issued_].inputs[0]]; ++issued_) {
-      steps_.push_back(gets_[issued_]);
+      steps_.push_back(gets_[issued_]);  // a copy: its slot is read again above
     }
     CHECK_GT(issued_, needed_);
   }
 
   const Tape& tape_;
   std::vector<std::vector<PendingPut>> puts_of_step_;
+  std::vector<Step> old_;
   std::vector<Step> gets_;
   size_t issued_ = 0;
   size_t needed_ = 0;
@@ -143,7 +145,7 @@ std::vector<WeightUse> FindWeightUses(const Tape& tape) {
 void FetchStreamedWeights(Tape* tape) {
   const std::vector<WeightUse> uses = FindWeightUses(*tape);
   if (uses.empty()) return;
-  std::vector<Step> old = tape->steps();
+  std::vector<Step> old = tape->TakeSteps();
   std::vector<std::vector<Step>> before(old.size());  // what goes in front of each step
   for (size_t u = 0; u < uses.size(); ++u) {
     const WeightUse& use = uses[u];

@@ -259,5 +259,33 @@ TEST(LargestThatFitsTest, IsTheLargestForStraightAndBentLines) {
   }
 }
 
+TEST(LargestNearTest, FitsAndIsNearTheBudgetWithFewPlans) {
+  const std::vector<std::function<int64_t(int64_t)>> lines = {
+      [](int64_t n) { return 7000 * n + 100000; },
+      [](int64_t n) { return 40'000'000'000 + 14'000 * ((n + 1023) / 1024 * 1024); },
+      [](int64_t n) { return std::max<int64_t>(50'000'000'000, 90'000 * n); },
+  };
+  for (const auto& line : lines) {
+    for (const int64_t budget : {int64_t{1000}, int64_t{51'000'000'000}, int64_t{200'000'000'000}}) {
+      for (const int64_t start : {1, 4096, 262144, 100'000'000}) {
+        int calls = 0;
+        const int64_t found = LargestNear(start, 1 << 24, budget, [&](int64_t n) {
+          ++calls;
+          return line(n);
+        });
+        if (line(2) > budget) {
+          EXPECT_EQ(found, 0);
+          continue;
+        }
+        EXPECT_LE(line(found), budget);
+        EXPECT_TRUE(found == 1 << 24 || line(found) >= 0.99 * static_cast<double>(budget) ||
+                    line(found + found / 90 + 1) > budget)
+            << found << " from " << start << " for " << budget;
+        EXPECT_LE(calls, &line == &lines.back() ? 28 : 8);
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace thimble
