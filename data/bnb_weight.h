@@ -15,9 +15,9 @@
 namespace thimble {
 
 struct Quantize4BitOptions {
-  Format format = Format::kNF4;  // or kFP4
-  int32_t block_size = 64;       // 32 .. 4096, a power of two
-  bool double_quant = true;
+  Format format = Format::kNF4;  // or kFP4; data/stored_weight.h takes the other codes with scales too
+  int32_t block_size = 64;       // 32 .. 4096, a power of two; of the others ScaledScheme::group
+  bool double_quant = true;      // of nf4 and fp4
 };
 
 // Whether the folder holds `name` (as "...q_proj.weight") quantised by bitsandbytes to 4 bits.

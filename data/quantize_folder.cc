@@ -52,6 +52,15 @@ absl::Status CheckTensor(const TensorRef& tensor) {
   return absl::OkStatus();
 }
 
+absl::Status CheckGroups(const TensorRef& tensor, const Quantize4BitOptions& options) {
+  if (Is4Bit(options.format) || GroupOf(options.format, options.block_size, tensor.info->shape[1]) > 0) {
+    return absl::OkStatus();
+  }
+  const int64_t group = options.block_size == 0 ? 2 : options.block_size;
+  return Invalid(tensor, absl::StrCat("has ", tensor.info->shape[1], " columns, expected a multiple of ", group,
+                                      " for ", std::string(SchemeName(options.format, options.block_size))));
+}
+
 // A tensor as it is, once it is known to be finite.
 absl::Status CopyTensor(const TensorRef& tensor, ModelFolderWriter* writer) {
   const TensorInfo& info = *tensor.info;
@@ -77,6 +86,7 @@ absl::Status CopyTensor(const TensorRef& tensor, ModelFolderWriter* writer) {
 }  // namespace
 
 nlohmann::json QuantizationConfig(const Quantize4BitOptions& options, TensorDType dtype) {
+  if (!Is4Bit(options.format)) return CompressedConfig(options.format, options.block_size);
   const char* compute = dtype == TensorDType::kF32 ? "float32" : dtype == TensorDType::kF16 ? "float16" : "bfloat16";
   return {{"quant_method", "bitsandbytes"},
           {"load_in_4bit", true},
@@ -98,16 +108,13 @@ bool IsDecoderLinear(std::string_view name) { return EndsWith(NameInLayer(name),
 TensorCounts CountTensors(const ModelFolder& folder) {
   TensorCounts counts;
   std::set<std::string> companions;
-  for (const TensorRef& tensor : folder.tensors()) {
-    if (!HasBnbWeight(folder, tensor.info->name)) continue;
-    const bool nf4 = folder.Find(tensor.info->name + ".quant_state.bitsandbytes__nf4") != nullptr;
-    TensorCount& count = counts[nf4 ? "nf4" : "fp4"];
+  for (const std::string& name : StoredNames(folder)) {
+    const absl::StatusOr<StoredSize> size = StoredSizeOf(folder, name);
+    TensorCount& count = counts[size.ok() ? std::string(InfoOf(size->format).name) : "damaged"];
     ++count.tensors;
-    count.bytes += tensor.info->bytes;
-    companions.insert(tensor.info->name);
-    for (const std::string& name : BnbCompanions(folder, tensor.info->name)) {
-      count.bytes += folder.Find(name)->info->bytes;
-      companions.insert(name);
+    for (const std::string& part : StoredParts(folder, name)) {
+      count.bytes += folder.Find(part)->info->bytes;
+      companions.insert(part);
     }
   }
   for (const TensorRef& tensor : folder.tensors()) {
@@ -121,7 +128,7 @@ TensorCounts CountTensors(const ModelFolder& folder) {
 
 absl::StatusOr<TensorCounts> QuantizeModelFolder(const std::string& in, const std::string& out,
                                                  const QuantizeFolderOptions& options) {
-  CHECK(IsBlockSize4Bit(options.quantize.block_size)) << options.quantize.block_size;
+  CHECK(!Is4Bit(options.quantize.format) || IsBlockSize4Bit(options.quantize.block_size));
   ASSIGN_OR_RETURN(const std::unique_ptr<ModelFolder> source, ModelFolder::Open(in));
   if (source->config().contains("quantization_config")) {
     return absl::InvalidArgumentError(
@@ -139,7 +146,8 @@ absl::StatusOr<TensorCounts> QuantizeModelFolder(const std::string& in, const st
     }
     ++linears;
     linear_dtype = info.dtype;
-    for (TensorSpec& spec : BnbSpecs(info.name, info.shape[0], info.shape[1], options.quantize)) {
+    RETURN_IF_ERROR(CheckGroups(tensor, options.quantize));
+    for (TensorSpec& spec : StoredSpecs(info.name, info.shape[0], info.shape[1], options.quantize)) {
       specs.push_back(std::move(spec));
     }
   }
@@ -155,10 +163,9 @@ absl::StatusOr<TensorCounts> QuantizeModelFolder(const std::string& in, const st
       RETURN_IF_ERROR(CopyTensor(tensor, writer.get()));
       continue;
     }
-    BnbWeight weight;
-    weight.dtype = tensor.info->dtype;
-    ASSIGN_OR_RETURN(weight.weight, QuantizeTensor(tensor, options.quantize));
-    RETURN_IF_ERROR(AppendBnbWeight(tensor.info->name, weight, writer.get()));
+    ASSIGN_OR_RETURN(const BnbWeight weight,
+                     options.quantizer ? options.quantizer(tensor) : QuantizeToStored(tensor, options.quantize));
+    RETURN_IF_ERROR(AppendStored(tensor.info->name, weight, writer.get()));
   }
   RETURN_IF_ERROR(writer->CarryFiles(in));
   RETURN_IF_ERROR(writer->Finish());

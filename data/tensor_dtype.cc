@@ -59,7 +59,7 @@ std::optional<Format> FormatOf(TensorDType dtype) {
 }
 
 TensorDType TensorDTypeOf(Format format) {
-  CHECK(!Is4Bit(format));
+  CHECK(!HasScales(format));
   if (IsBlockFormat(format)) {
     return static_cast<TensorDType>(static_cast<int>(TensorDType::kQ4_0) + static_cast<int>(format) -
                                     static_cast<int>(Format::kQ4_0));

@@ -66,7 +66,7 @@ TypeSize SizeOf(TensorDType dtype);
 
 // F32, BF16, F16 and the block types are formats of weights too.
 std::optional<Format> FormatOf(TensorDType dtype);
-// Of any format but nf4 and fp4.
+// Of any format but codes with scales.
 TensorDType TensorDTypeOf(Format format);
 
 }  // namespace thimble

@@ -138,6 +138,8 @@ void WithPieces(AmxPacking* packing, const Body& body) {
       return run(F16Rows{static_cast<const uint16_t*>(w.data), w.cols, ahead});
     case Format::kNF4:
     case Format::kFP4:
+    case Format::kInt4:
+    case Format::kE2M1:
       return FourBitRows::Fit(w) ? run(FourBitRows(w, ahead / 2)) : run(DecodedRows{w});
     default:
       return run(DecodedRows{w});

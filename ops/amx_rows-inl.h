@@ -76,7 +76,8 @@ struct FourBitRows {
         cols(w.cols),
         ahead(ahead) {}
   static bool Fit(const WeightView& w) {
-    return w.block_size >= 32 && (w.block_size & (w.block_size - 1)) == 0 && w.cols % 32 == 0;
+    return w.offsets == nullptr && w.column_blocks == nullptr && w.block_size >= 32 &&
+           (w.block_size & (w.block_size - 1)) == 0 && w.cols % 32 == 0;
   }
 
   THIMBLE_AMX_INLINE __m512i Row(int64_t r, int64_t c, int64_t) const {

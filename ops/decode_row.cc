@@ -22,13 +22,14 @@ float BlockAbsmax(const WeightView& w, int64_t block) {
 namespace {
 
 // One decoder a level. The 4-bit ones decode `count` elements of one block: element i is nibble `begin + i` of `codes`
-// (even nibbles are high), and every value is fp32(codebook[code] * absmax).
+// (even nibbles are high), and every value is fp32(codebook[code] * absmax); `bytes` the same of codes of a byte.
 struct Decoders {
   void (*bf16)(const uint16_t* in, int64_t count, float* out);
   void (*f16)(const uint16_t* in, int64_t count, float* out);
   void (*block)(const uint8_t* codes, int64_t begin, int64_t count, const float* codebook, float absmax, float* out);
   void (*ternary)(const uint8_t* chunk, const float (&values)[4], float* out);  // 64 values
-  void (*blocks)(Format format, const void* in, int64_t blocks, float* out);    // of formats with their own scales
+  void (*bytes)(const uint8_t* codes, int64_t count, const float* codebook, float absmax, float* out);
+  void (*blocks)(Format format, const void* in, int64_t blocks, float* out);  // of formats with their own scales
 };
 
 void DecodeBF16Portable(const uint16_t* in, int64_t count, float* out) {
@@ -54,8 +55,12 @@ void DecodeTernaryPortable(const uint8_t* chunk, const float (&values)[4], float
   }
 }
 
-constexpr Decoders kPortable = {DecodeBF16Portable, DecodeF16Portable, DecodeBlockPortable, DecodeTernaryPortable,
-                                DecodeBlocksPortable};
+void DecodeBytesPortable(const uint8_t* codes, int64_t count, const float* codebook, float absmax, float* out) {
+  for (int64_t i = 0; i < count; ++i) out[i] = codebook[codes[i]] * absmax;
+}
+
+constexpr Decoders kPortable = {DecodeBF16Portable,    DecodeF16Portable,   DecodeBlockPortable,
+                                DecodeTernaryPortable, DecodeBytesPortable, DecodeBlocksPortable};
 
 #if defined(__x86_64__)
 __attribute__((target("avx2"))) void DecodeBF16Avx2(const uint16_t* in, int64_t count, float* out) {
@@ -109,7 +114,19 @@ __attribute__((target("avx2"))) void DecodeBlockAvx2(const uint8_t* codes, int64
   DecodeBlockPortable(codes, begin + i, count - i, codebook, absmax, out + i);
 }
 
-constexpr Decoders kAvx2 = {DecodeBF16Avx2, DecodeF16Avx2, DecodeBlockAvx2, DecodeTernaryAvx2, DecodeBlocks};
+__attribute__((target("avx2"))) void DecodeBytesAvx2(const uint8_t* codes, int64_t count, const float* codebook,
+                                                     float absmax, float* out) {
+  const __m256 scale = _mm256_set1_ps(absmax);
+  int64_t i = 0;
+  for (; i + 8 <= count; i += 8) {
+    const __m256i index = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes + i)));
+    _mm256_storeu_ps(out + i, _mm256_mul_ps(_mm256_i32gather_ps(codebook, index, 4), scale));
+  }
+  DecodeBytesPortable(codes + i, count - i, codebook, absmax, out + i);
+}
+
+constexpr Decoders kAvx2 = {DecodeBF16Avx2,    DecodeF16Avx2,   DecodeBlockAvx2,
+                            DecodeTernaryAvx2, DecodeBytesAvx2, DecodeBlocks};
 #endif
 
 const Decoders& BestDecoders() {
@@ -119,17 +136,55 @@ const Decoders& BestDecoders() {
   return kPortable;
 }
 
-void Decode4Bit(const Decoders& decoders, const WeightView& w, int64_t begin, int64_t count, float* out) {
-  const float* codebook = Codebook(w.format);
-  const uint8_t* codes = static_cast<const uint8_t*>(w.data);
+// Calls use(begin, length, block, out) for the part of each block in turn.
+template <typename Use>
+void ForBlocks(const WeightView& w, int64_t begin, int64_t count, float* out, const Use& use) {
   int64_t block = begin / w.block_size;
   int64_t block_end = (block + 1) * w.block_size;
   for (const int64_t end = begin + count; begin < end; ++block, block_end += w.block_size) {
     const int64_t length = std::min(end, block_end) - begin;
-    decoders.block(codes, begin, length, codebook, BlockAbsmax(w, block), out);
+    use(begin, length, block, out);
     begin += length;
     out += length;
   }
+}
+
+void Decode4Bit(const Decoders& decoders, const WeightView& w, int64_t begin, int64_t count, float* out) {
+  const float* codebook = Codebook(w.format);
+  const uint8_t* codes = static_cast<const uint8_t*>(w.data);
+  ForBlocks(w, begin, count, out, [&](int64_t at, int64_t length, int64_t block, float* to) {
+    decoders.block(codes, at, length, codebook, BlockAbsmax(w, block), to);
+  });
+}
+
+// Columns whose blocks stand in no order.
+void DecodeScattered(const WeightView& w, int64_t begin, int64_t count, float* out) {
+  const float* codebook = Codebook(w.format);
+  const uint8_t* codes = static_cast<const uint8_t*>(w.data);
+  const int64_t blocks = w.cols / w.block_size;
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t at = begin + i;
+    const int64_t block = at / w.cols * blocks + w.column_blocks[at % w.cols];
+    const uint8_t code = HasNibbles(w.format) ? codes[at >> 1] >> (at & 1 ? 0 : 4) & 15 : codes[at];
+    out[i] = codebook[code] * BlockAbsmax(w, block);
+    if (w.offsets != nullptr) out[i] += w.offsets[block];
+  }
+}
+
+void DecodeScaled(const Decoders& decoders, const WeightView& w, int64_t begin, int64_t count, float* out) {
+  if (w.column_blocks != nullptr) return DecodeScattered(w, begin, count, out);
+  const float* codebook = Codebook(w.format);
+  const uint8_t* codes = static_cast<const uint8_t*>(w.data);
+  ForBlocks(w, begin, count, out, [&](int64_t at, int64_t length, int64_t block, float* to) {
+    const float scale = BlockAbsmax(w, block);
+    if (HasNibbles(w.format)) {
+      decoders.block(codes, at, length, codebook, scale, to);
+    } else {
+      decoders.bytes(codes + at, length, codebook, scale, to);
+    }
+    if (w.offsets == nullptr) return;
+    for (int64_t i = 0; i < length; ++i) to[i] += w.offsets[block];
+  });
 }
 
 // Whole blocks go straight to `out`, parts of a block through a buffer.
@@ -190,6 +245,12 @@ void Decode(const Decoders& decoders, const WeightView& w, int64_t row, int64_t 
       return Decode4Bit(decoders, w, begin, count, out);
     case Format::kTernary:
       return DecodeTernary(decoders, w, row, col, count, out);
+    case Format::kInt4:
+    case Format::kE2M1:
+    case Format::kInt8:
+    case Format::kE4M3:
+    case Format::kE5M2:
+      return DecodeScaled(decoders, w, begin, count, out);
     default:
       return DecodeFromBlocks(decoders, w, begin, count, out);
   }

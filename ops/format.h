@@ -14,6 +14,12 @@ enum class Format : uint8_t {
   kF16,
   kNF4,
   kFP4,
+  // Codes with one scale a group, which lies apart from them (ops/quantize_scaled.h).
+  kInt4,
+  kE2M1,
+  kInt8,
+  kE4M3,
+  kE5M2,
   // BitNet b1.58: -1, 0 and 1 times one scale (absmax[0]); rows padded to 64 values, 16 bytes each 64: bits 2 i and 2 i
   // + 1 of byte j are value 16 i + j, plus 1 (ops/bit_linear.h).
   kTernary,
@@ -48,14 +54,15 @@ struct WeightView {
   Format format = Format::kF32;
   int64_t rows = 0;
   int64_t cols = 0;
-  // Values (f32, bf16, f16), blocks in order (block formats; cols is a multiple of their values), or packed codes: nf4
-  // and fp4 hold element 2k in the high nibble of byte k of the flattened weight (bitsandbytes).
+  // Values (f32, bf16, f16), blocks in order (block formats; cols is a multiple of their values), or codes: nf4, fp4,
+  // int4 and e2m1 hold element 2k in the high nibble of byte k of the flattened weight (bitsandbytes), int8 and the
+  // 8-bit floats a byte each. A code of int4 is the value plus 8.
   const void* data = nullptr;
-  // All but nf4 and fp4, with data null: DecodeRow and the ops that say so read rows through it.
+  // All but codes with scales, with data null: DecodeRow and the ops that say so read rows through it.
   WeightReader* reader = nullptr;
 
-  // nf4 and fp4 (of ternary weights absmax[0] only). Blocks of block_size consecutive elements of the flattened weight,
-  // across row ends.
+  // The rest is for codes with scales (of ternary weights absmax[0] only). Blocks of block_size consecutive elements of
+  // the flattened weight, of nf4 and fp4 across row ends. absmax is the factor of a block's codes.
   int32_t block_size = 64;
   // Plain: absmax per block. Null when nested.
   const float* absmax = nullptr;
@@ -64,6 +71,10 @@ struct WeightView {
   const float* absmax_map = nullptr;  // 256 entries
   const float* nested_absmax = nullptr;
   float nested_offset = 0;
+  // Added behind the product, per block; null: nothing. Not of nf4 and fp4.
+  const float* offsets = nullptr;
+  // GPTQ's activation order: [cols], the block within its row that a column belongs to; null: in order. Of int4, int8.
+  const int32_t* column_blocks = nullptr;
 
   WeightView() = default;
   // A plain f32 matrix.
@@ -73,7 +84,7 @@ struct WeightView {
 struct FormatInfo {
   std::string_view name;  // as in recipes and logs: "f32", "bf16", "f16", "nf4", "q4_k"
   int values_per_block;   // 1 for plain types
-  int bytes_per_block;    // of nf4 and fp4 codes only, without block statistics
+  int bytes_per_block;    // of codes with scales the codes only
 };
 const FormatInfo& InfoOf(Format format);
 inline constexpr int kFormats = static_cast<int>(Format::kNVFP4) + 1;
@@ -84,19 +95,25 @@ inline constexpr int kMostValuesPerBlock = 256;
 inline bool IsPlain(Format format) { return format <= Format::kF16; }
 // Blocks that hold their own scales.
 inline bool IsBlockFormat(Format format) { return format >= Format::kQ4_0; }
-// nf4 and fp4, whose block statistics lie apart from the codes.
+// nf4 and fp4, as bitsandbytes stores them.
 inline bool Is4Bit(Format format) { return format == Format::kNF4 || format == Format::kFP4; }
+// Codes whose scales lie apart from them: nf4, fp4 and the five behind them.
+inline bool HasScales(Format format) { return format >= Format::kNF4 && format <= Format::kE5M2; }
+// Those of two codes a byte.
+inline bool HasNibbles(Format format) { return format >= Format::kNF4 && format <= Format::kE2M1; }
 // Bytes of `values` values, whole blocks, of a plain or a block format.
 int64_t StoredBytes(Format format, int64_t values);
 
-// The 16 values of nf4's or fp4's codes; null for the other formats.
+// The 16 values of the codes of nf4, fp4, int4 and e2m1, or the 256 of int8 and the 8-bit floats (whose NaN and
+// infinities are that here too); null for the other formats.
 const float* Codebook(Format format);
 
-// absmax of a block of a 4-bit weight: as stored, or fp32(fp32(map[q] * nested_absmax) + offset).
+// absmax of a block of codes with scales: as stored, or fp32(fp32(map[q] * nested_absmax) + offset).
 float BlockAbsmax(const WeightView& w, int64_t block);
 
 // out[0..count) = w[row, col .. col+count) as f32, exactly as the reference decoder of the format rounds it; for nf4
-// and fp4 fp32(codebook[code] * absmax), a nested absmax being fp32(fp32(map[q] * nested_absmax) + offset).
+// and the like fp32(codebook[code] * absmax), a nested absmax being fp32(fp32(map[q] * nested_absmax) + offset), plus
+// the block's offset where there are offsets.
 // count may run past the row's end into the next rows. Any start; fastest where row * cols + col is even.
 void DecodeRow(const WeightView& w, int64_t row, int64_t col, int64_t count, float* out);
 // The same bits from plain C++, which DecodeRow falls back to (NaN in f16 may keep another payload).
@@ -107,5 +124,13 @@ float BF16ToFloat(uint16_t bits);
 uint16_t FloatToBF16(float value);
 float F16ToFloat(uint16_t bits);
 uint16_t FloatToF16(float value);
+// The 8-bit floats of arXiv:2209.05433. E4M3 has no infinity: beyond 448, infinities included, the largest value, as
+// PyTorch converts; E5M2 rounds to infinity from 61440 on.
+float E4M3ToFloat(uint8_t bits);
+uint8_t FloatToE4M3(float value);
+float E5M2ToFloat(uint8_t bits);
+uint8_t FloatToE5M2(float value);
+// E2M1: magnitudes 0, 0.5, 1, 1.5, 2, 3, 4, 6 and a sign in bit 3; ties to the even code, beyond 6 the largest. No NaN.
+uint8_t FloatToE2M1(float value);
 
 }  // namespace thimble

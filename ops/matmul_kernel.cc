@@ -137,7 +137,7 @@ namespace thimble {
 HWY_EXPORT(Kernels);
 
 bool CanPack4Bit(const WeightView& w, int64_t col, int64_t depth) {
-  if (!Is4Bit(w.format)) return false;
+  if (!HasNibbles(w.format) || w.offsets != nullptr || w.column_blocks != nullptr) return false;
   const int64_t block = w.block_size;
   return block % 32 == 0 && w.cols % block == 0 && depth % 32 == 0 &&
          (col % block == 0 || col % block + depth <= block);

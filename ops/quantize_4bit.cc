@@ -267,12 +267,16 @@ WeightView QuantizedWeight::View() const {
   } else {
     view.absmax = absmax.data();
   }
+  if (!offsets.empty()) view.offsets = offsets.data();
+  if (!column_blocks.empty()) view.column_blocks = column_blocks.data();
   return view;
 }
 
 int64_t QuantizedWeight::Bytes() const {
-  return static_cast<int64_t>(codes.size() + absmax_codes.size() +
-                              (absmax.size() + absmax_map.size() + nested_absmax.size()) * sizeof(float));
+  return static_cast<int64_t>(
+      codes.size() + absmax_codes.size() +
+      (absmax.size() + absmax_map.size() + nested_absmax.size() + offsets.size() + column_blocks.size()) *
+          sizeof(float));
 }
 
 WeightQuantizer::WeightQuantizer(Format format, int64_t rows, int64_t cols, int32_t block_size, bool double_quant)

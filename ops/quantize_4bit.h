@@ -35,18 +35,22 @@ float MeanAbsmax(ConstVector absmax);
 // nested_absmax [ceil(n / 256)].
 void QuantizeAbsmax(ConstVector absmax, float offset, uint8_t* codes, Vector nested_absmax);
 
-// A quantised weight and its storage. As in WeightView, absmax is empty when the statistics are doubly quantised.
+// A weight of codes with scales and its storage. As in WeightView, absmax is empty when the statistics are doubly
+// quantised.
 struct QuantizedWeight {
   Format format = Format::kNF4;
   int64_t rows = 0;
   int64_t cols = 0;
   int32_t block_size = 64;
-  std::vector<uint8_t> codes;         // [ceil(rows * cols / 2)]
+  std::vector<uint8_t> codes;         // [ceil(rows * cols / 2)] nibbles, [rows * cols] bytes
   std::vector<float> absmax;          // [blocks]
   std::vector<uint8_t> absmax_codes;  // [blocks]
   std::vector<float> absmax_map;      // [256]
   std::vector<float> nested_absmax;   // [ceil(blocks / 256)]
   float nested_offset = 0;
+  std::vector<float> offsets;          // [blocks] or empty
+  std::vector<int32_t> column_blocks;  // [cols] or empty
+  float tensor_scale = 0;              // of e2m1: by which absmax_map was multiplied
 
   bool double_quant() const { return !absmax_codes.empty(); }
   // Valid while this object is alive and not changed.

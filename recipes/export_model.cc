@@ -14,6 +14,7 @@
 #include "data/quantize_folder.h"
 #include "data/tensor_file.h"
 #include "ops/check.h"
+#include "ops/quantize_scaled.h"
 #include "recipes/recipe_options.h"
 #include "recipes/served_options.h"
 #include "trainer/engine.h"
@@ -277,10 +278,10 @@ absl::Status WriteWeights(ModelSession* model, const ExportRequest& request, con
   }
   if (!request.quantize.has_value()) return absl::OkStatus();
   QuantizeFolderOptions options;
-  options.quantize.format = *request.quantize;
+  options.quantize = *request.quantize;
   options.max_shard_bytes = request.options.max_shard_bytes;
   RETURN_IF_ERROR(QuantizeModelFolder(merged, out, options).status());
-  report->dtype = std::string(InfoOf(*request.quantize).name);
+  report->dtype = std::string(SchemeName(request.quantize->format, request.quantize->block_size));
   if (trained == nullptr) return absl::OkStatus();
   return Measure(model, rows, request, trained->engine, out, {"quantised", report->dtype, {}}, report);
 }
@@ -290,7 +291,8 @@ absl::Status WriteWeights(ModelSession* model, const ExportRequest& request, con
 absl::StatusOr<ExportReport> ExportModel(ModelSession* model, const ExportRequest& request) {
   if (model->config.ternary && request.quantize.has_value()) {
     return absl::InvalidArgumentError(
-        "nf4 and fp4 are for full-precision weights, and this model's are ternary: export it as merged");
+        "the formats of quantised weights are for full-precision ones, and this model's are ternary: export it as "
+        "merged");
   }
   ExportReport report;
   report.path = request.out;

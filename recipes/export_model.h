@@ -8,6 +8,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "data/bnb_weight.h"
 #include "nlohmann/json.hpp"
 #include "recipes/forward_memory.h"
 #include "recipes/session.h"
@@ -20,8 +21,8 @@ struct ExportRequest {
   bool adapter = false;               // the adapter instead of whole weights: PEFT's, or as GGUF
   bool gguf = false;                  // model.gguf or adapter.gguf instead of safetensors
   const GgufMix* gguf_mix = nullptr;  // of whole weights as GGUF; null: options.dtype
-  // kNF4 or kFP4: the merged weights are quantised as `thimble quantize` does it.
-  std::optional<Format> quantize;
+  // The merged weights are quantised as `thimble quantize` does it.
+  std::optional<Quantize4BitOptions> quantize;
   ExportOptions options;
   std::string out;
   std::vector<std::string> data;  // rows to compare over, in place of the recipe's held-out ones

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "absl/strings/ascii.h"
+#include "ops/quantize_scaled.h"
 #include "recipes/recipe_reader.h"
 
 namespace thimble {
@@ -37,13 +39,33 @@ AdapterOptions AdapterOptionsOf(const Recipe& recipe) {
   return adapter;
 }
 
+std::optional<Quantize4BitOptions> WeightFormatNamed(std::string_view name) {
+  if (name.substr(0, 7) == "FORMAT_") name.remove_prefix(7);
+  const std::string lower = absl::AsciiStrToLower(std::string(name));
+  if (lower == "nf4") return Quantize4BitOptions{Format::kNF4};
+  if (lower == "fp4") return Quantize4BitOptions{Format::kFP4};
+  const ScaledScheme* scheme = FindScaledScheme(lower);
+  if (scheme == nullptr) return std::nullopt;
+  return Quantize4BitOptions{scheme->format, scheme->group, false};
+}
+
+std::vector<std::string> WeightFormatNames() {
+  std::vector<std::string> names = {"nf4", "fp4"};
+  for (const ScaledScheme& scheme : ScaledSchemes()) names.emplace_back(scheme.name);
+  return names;
+}
+
 QuantizationOptions QuantizationOptionsOf(const Recipe& recipe) {
   const Quantization& from = recipe.quantization();
   QuantizationOptions options;
-  if (from.format() == Quantization::FORMAT_NF4) options.format = Format::kNF4;
-  if (from.format() == Quantization::FORMAT_FP4) options.format = Format::kFP4;
-  options.block_size = static_cast<int32_t>(from.block_size());
-  options.double_quant = from.double_quant();
+  if (const auto how = WeightFormatNamed(Quantization::Format_Name(from.format()))) {
+    options.format = how->format;
+    options.block_size = how->block_size;
+  }
+  if (Is4Bit(options.format)) {
+    options.block_size = static_cast<int32_t>(from.block_size());
+    options.double_quant = from.double_quant();
+  }
   options.skip.assign(from.skip().begin(), from.skip().end());
   return options;
 }

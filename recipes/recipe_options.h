@@ -2,7 +2,12 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
 
+#include "data/bnb_weight.h"
 #include "data/dataset.h"
 #include "data/packing.h"
 #include "data/row_encoder.h"
@@ -14,6 +19,11 @@
 #include "trainer/weight_loader.h"
 
 namespace thimble {
+
+// "nf4", "int4_g32", ... as weights are quantised to by their names in recipes, also of a schema's FORMAT_NF4; nothing
+// for any other name. And all of them.
+std::optional<Quantize4BitOptions> WeightFormatNamed(std::string_view name);
+std::vector<std::string> WeightFormatNames();
 
 AdapterOptions AdapterOptionsOf(const recipe::Recipe& recipe);
 QuantizationOptions QuantizationOptionsOf(const recipe::Recipe& recipe);

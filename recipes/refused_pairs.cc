@@ -24,6 +24,7 @@ struct RefusedPair {
 
 bool HasAdapter(const Recipe& r) { return r.adapter().type() != Adapter::TYPE_NONE; }
 bool IsQuantized(const Recipe& r) { return r.quantization().format() != Quantization::FORMAT_NONE; }
+bool NamesItsGroups(const Recipe& r) { return r.quantization().format() >= Quantization::FORMAT_INT8; }
 bool IsAdafactor(const Recipe& r) { return r.optimizer().name() == Optimizer::NAME_ADAFACTOR; }
 bool IsApollo(const Recipe& r) { return r.optimizer().name() == Optimizer::NAME_APOLLO; }
 bool HasValidation(const Recipe& r) { return r.data().validation_size() > 0 || r.data().validation_share() > 0; }
@@ -35,7 +36,8 @@ constexpr RefusedPair kRefusedPairs[] = {
      [](const Recipe& r) { return !r.model().has_path() && !r.model().has_config(); }},
     {"model.config", "model.tokenizer", "a model from scratch needs a tokenizer: give its tokenizer.json",
      [](const Recipe& r) { return r.model().has_config() && !r.model().has_tokenizer(); }},
-    {"model.config", "quantization.format", "fresh weights must train, and 4-bit weights cannot: set format to none",
+    {"model.config", "quantization.format",
+     "fresh weights must train, and quantised weights cannot: set format to none",
      [](const Recipe& r) { return r.model().has_config() && IsQuantized(r); }},
     {"model.config", "adapter.type", "fresh weights must train themselves: set adapter.type to none",
      [](const Recipe& r) { return r.model().has_config() && HasAdapter(r); }},
@@ -71,6 +73,10 @@ constexpr RefusedPair kRefusedPairs[] = {
        const int64_t size = r.quantization().block_size();
        return IsQuantized(r) && (size & (size - 1)) != 0;
      }},
+    {"quantization.block_size", "quantization.format", "only nf4 and fp4 take a block_size: leave it out",
+     [](const Recipe& r) { return NamesItsGroups(r) && r.quantization().block_size() != 64; }},
+    {"quantization.double_quant", "quantization.format", "only nf4 and fp4 have it: leave it out",
+     [](const Recipe& r) { return NamesItsGroups(r) && !r.quantization().double_quant(); }},
     {"adapter.type", "trainable.weights",
      "an adapter stands beside frozen weights: set adapter.type to none to train all",
      [](const Recipe& r) { return HasAdapter(r) && TrainsAllWeights(r); }},
@@ -82,7 +88,7 @@ constexpr RefusedPair kRefusedPairs[] = {
     {"trainable.embeddings", "model.config", "the fresh embedding of a model from scratch must train: set it to true",
      [](const Recipe& r) { return r.model().has_config() && !TrainsEmbeddings(r); }},
     {"quantization.format", "adapter.type",
-     "4-bit weights are frozen: set adapter.type to lora or dora, or format to none",
+     "quantised weights are frozen: set adapter.type to lora or dora, or format to none",
      [](const Recipe& r) { return IsQuantized(r) && !HasAdapter(r); }},
     {"optimizer.moment_rounding", "optimizer.name", "only 8-bit moments are rounded: set name to adamw8bit",
      [](const Recipe& r) {

@@ -71,19 +71,18 @@ absl::Status Declare(ModelSession* model) {
     if (model->tokens.eos_id >= 0) model->config.eos_token_ids = {model->tokens.eos_id};
   }
   if (model->tokenizer != nullptr) RETURN_IF_ERROR(CheckVocabulary(*model, model->config));
-  const auto export_format = recipe.output().export_().format();
-  const bool to_4bit = export_format == recipe::Export::FORMAT_NF4 || export_format == recipe::Export::FORMAT_FP4;
-  if (model->config.ternary && to_4bit) {
+  const std::string export_format = recipe::Export::Format_Name(recipe.output().export_().format());
+  if (model->config.ternary && WeightFormatNamed(export_format).has_value()) {
     return absl::InvalidArgumentError(
-        "output.export.format: nf4 and fp4 are for full-precision weights, and this model's are ternary; set it to "
-        "merged");
+        "output.export.format: nf4 and the formats behind it are for full-precision weights, and this model's are "
+        "ternary; set it to merged");
   }
-  if (!model->config.ternary && export_format == recipe::Export::FORMAT_PACKED) {
+  if (!model->config.ternary && recipe.output().export_().format() == recipe::Export::FORMAT_PACKED) {
     return absl::InvalidArgumentError(
         "output.export.format: packed is for ternary models (BitNet), and this is none; set it to merged");
   }
   model->quantization = QuantizationOptionsOf(recipe);
-  if (model->config.ternary && Is4Bit(model->quantization.format)) {
+  if (model->config.ternary && HasScales(model->quantization.format)) {
     return absl::InvalidArgumentError(
         "quantization.format: this model's linear layers are ternary already, two bits a weight; set it to none");
   }

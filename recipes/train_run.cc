@@ -213,8 +213,7 @@ class Runner {
     ExportRequest request;
     request.adapter = from.format() == recipe::Export::FORMAT_PEFT;
     request.gguf = from.format() == recipe::Export::FORMAT_GGUF;
-    if (from.format() == recipe::Export::FORMAT_NF4) request.quantize = Format::kNF4;
-    if (from.format() == recipe::Export::FORMAT_FP4) request.quantize = Format::kFP4;
+    request.quantize = WeightFormatNamed(recipe::Export::Format_Name(from.format()));
     request.options = ExportOptionsOf(recipe());
     request.options.packed = from.format() == recipe::Export::FORMAT_PACKED;
     request.out = folder_ + (request.adapter ? "/adapter" : "/model");

@@ -172,7 +172,7 @@ void StreamLinearLayers(const Decoder& decoder, Store* store) {
 void StreamEmbeddings(const Decoder& decoder, Store* store) {
   for (StoreId table : {decoder.embedding, decoder.head}) {
     const StoreEntry& entry = store->entry(table);
-    if (!entry.trainable && !Is4Bit(entry.view.format) && entry.slot < 0) store->StreamRows(table);
+    if (!entry.trainable && !HasScales(entry.view.format) && entry.slot < 0) store->StreamRows(table);
   }
 }
 

@@ -8,7 +8,7 @@
 namespace thimble {
 namespace {
 
-constexpr int64_t kParts = 4;
+constexpr int64_t kParts = 6;
 constexpr int64_t kMapEntries = 256;
 constexpr int64_t kNestedBlock = 256;
 
@@ -18,6 +18,10 @@ struct Layout {
   int64_t absmax_codes = 0;
   int64_t map = 0;
   int64_t nested = 0;
+  int64_t offsets = 0;
+  int64_t columns = 0;
+
+  int64_t Sum() const { return codes + absmax + absmax_codes + map + nested + offsets + columns; }
 };
 
 Layout LayoutOf(const WeightView& w) {
@@ -28,12 +32,14 @@ Layout LayoutOf(const WeightView& w) {
     layout.codes = TernaryBytes(w.rows, w.cols) - layout.absmax;
     return layout;
   }
-  if (!Is4Bit(w.format)) {
+  if (!HasScales(w.format)) {
     layout.codes = StoredBytes(w.format, values);
     return layout;
   }
   const int64_t blocks = (values + w.block_size - 1) / w.block_size;
-  layout.codes = (values + 1) / 2;
+  layout.codes = HasNibbles(w.format) ? (values + 1) / 2 : values;
+  layout.offsets = w.offsets != nullptr ? blocks * 4 : 0;
+  layout.columns = w.column_blocks != nullptr ? w.cols * 4 : 0;
   if (w.absmax != nullptr) {
     layout.absmax = blocks * 4;
   } else {
@@ -46,14 +52,12 @@ Layout LayoutOf(const WeightView& w) {
 
 }  // namespace
 
-int64_t PartBytes(const WeightView& weight) {
-  const Layout l = LayoutOf(weight);
-  return l.codes + l.absmax + l.absmax_codes + l.map + l.nested;
-}
+int64_t PartBytes(const WeightView& weight) { return LayoutOf(weight).Sum(); }
 
 int64_t PackedBytes(const WeightView& weight) {
   const Layout l = LayoutOf(weight);
-  return Aligned(l.codes) + Aligned(l.absmax) + Aligned(l.absmax_codes) + Aligned(l.map) + Aligned(l.nested);
+  return Aligned(l.codes) + Aligned(l.absmax) + Aligned(l.absmax_codes) + Aligned(l.map) + Aligned(l.nested) +
+         Aligned(l.offsets) + Aligned(l.columns);
 }
 
 int64_t PackedBytesBound(int64_t bytes) { return Aligned(bytes) + kParts * kAlignment; }
@@ -71,6 +75,8 @@ void PackWeight(const WeightView& weight, char* out) {
   append(weight.absmax_codes, l.absmax_codes);
   append(weight.absmax_map, l.map);
   append(weight.nested_absmax, l.nested);
+  append(weight.offsets, l.offsets);
+  append(weight.column_blocks, l.columns);
 }
 
 WeightView UnpackedView(const WeightView& like, const char* packed) {
@@ -86,6 +92,8 @@ WeightView UnpackedView(const WeightView& like, const char* packed) {
   view.absmax_codes = reinterpret_cast<const uint8_t*>(next(l.absmax_codes));
   view.absmax_map = reinterpret_cast<const float*>(next(l.map));
   view.nested_absmax = reinterpret_cast<const float*>(next(l.nested));
+  view.offsets = reinterpret_cast<const float*>(next(l.offsets));
+  view.column_blocks = reinterpret_cast<const int32_t*>(next(l.columns));
   return view;
 }
 

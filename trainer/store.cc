@@ -96,7 +96,7 @@ void Store::Stream(StoreId id) {
 }
 
 void Store::StreamRows(StoreId id) {
-  CHECK(!Is4Bit(entries_[id].view.format)) << entries_[id].name;
+  CHECK(!HasScales(entries_[id].view.format)) << entries_[id].name;
   StoreEntry& entry = entries_[id];
   CHECK(!entry.trainable && entry.view.data == nullptr) << entry.name;
   entry.slot = Aligned(stream_bytes_);

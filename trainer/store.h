@@ -77,8 +77,8 @@ class Store {
 
   // Gives a frozen entry a place in the weight tier: the steps of a tape fetch it from there. Before Bind().
   void Stream(StoreId id);
-  // The same for a table, not of nf4 or fp4, of which steps read rows through the view's reader; never fetched as a
-  // whole. Its bytes come by Bind(), or a piece at a time by WriteStreamed().
+  // The same for a table, not of codes with scales, of which steps read rows through the view's reader; never fetched
+  // as a whole. Its bytes come by Bind(), or a piece at a time by WriteStreamed().
   void StreamRows(StoreId id);
   absl::Status WriteStreamed(StoreId id, int64_t offset, const void* from, int64_t bytes);
   // Bytes of the weight tier, which is to be set before the first streamed entry is bound.

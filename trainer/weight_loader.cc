@@ -10,7 +10,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "data/bnb_weight.h"
+#include "data/stored_weight.h"
 #include "data/ternary_weight.h"
 #include "ops/check.h"
 #include "ops/decode_blocks.h"
@@ -69,11 +69,11 @@ class WeightLoader {
 
   absl::Status Load(StoreId id) {
     const StoreEntry& entry = store_.entry(id);
-    if (Is4Bit(entry.view.format) && HasBnbWeight(folder_, TensorName(entry))) return LoadAlreadyQuantised(id);
+    if (HasStoredWeight(folder_, TensorName(entry))) return LoadAlreadyQuantised(id);
     if (HoldsTernary(folder_, TensorName(entry))) return LoadTernary(id);
     ASSIGN_OR_RETURN(const TensorRef tensor, Require(entry));
     if (entry.view.format == Format::kTernary) return Ternarize(id, tensor);
-    if (Is4Bit(entry.view.format)) return Quantise(id, tensor);
+    if (HasScales(entry.view.format)) return Quantise(id, tensor);
     if (IsBlockFormat(entry.view.format)) return KeepBlocks(id, tensor);
     if (entry.reader != nullptr) return StreamByRows(id, tensor);
     if (entry.view.format == Format::kF32) return ReadInto(id, tensor);
@@ -103,14 +103,18 @@ class WeightLoader {
     const StoreEntry& entry = store_.entry(id);
     const std::string tensor = TensorName(entry);
     used_.insert(tensor);
-    for (const std::string& name : BnbCompanions(folder_, tensor)) used_.insert(name);
-    ASSIGN_OR_RETURN(BnbWeight read, ReadBnbWeight(folder_, tensor));
-    if (read.weight.rows != entry.rows || read.weight.cols != entry.cols) {
+    for (const std::string& name : StoredParts(folder_, tensor)) used_.insert(name);
+    ASSIGN_OR_RETURN(QuantizedWeight read, ReadStoredWeight(folder_, tensor));
+    if (read.rows != entry.rows || read.cols != entry.cols) {
       return absl::InvalidArgumentError(absl::StrCat(folder_.path(), ": tensor ", tensor, ": expected shape ",
                                                      ShapeText({entry.rows, entry.cols}), ", found ",
-                                                     ShapeText({read.weight.rows, read.weight.cols})));
+                                                     ShapeText({read.rows, read.cols})));
     }
-    return BindQuantised(id, std::move(read.weight));
+    if (!HasScales(entry.view.format)) {
+      return absl::InvalidArgumentError(absl::StrCat(folder_.path(), ": tensor ", tensor,
+                                                     ": is quantised and cannot be trained itself: train an adapter"));
+    }
+    return BindQuantised(id, std::move(read));
   }
 
   // As they are, or, where the weight trains, as masters that quantise to the codes and the scale of the folder.
@@ -141,10 +145,10 @@ class WeightLoader {
   }
 
   absl::Status Quantise(StoreId id, const TensorRef& tensor) {
-    ASSIGN_OR_RETURN(
-        QuantizedWeight weight,
-        QuantizeTensor(tensor, {store_.entry(id).view.format, quantization_.block_size, quantization_.double_quant}));
-    return BindQuantised(id, std::move(weight));
+    const QuantizationOptions& q = quantization_;
+    ASSIGN_OR_RETURN(BnbWeight weight,
+                     QuantizeToStored(tensor, {store_.entry(id).view.format, q.block_size, q.double_quant}));
+    return BindQuantised(id, std::move(weight.weight));
   }
 
   absl::Status ReadInto(StoreId id, const TensorRef& tensor) {

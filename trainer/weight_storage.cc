@@ -4,8 +4,9 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "data/bnb_weight.h"
+#include "data/stored_weight.h"
 #include "ops/check.h"
+#include "ops/quantize_scaled.h"
 #include "ops/ternary_storage.h"
 
 namespace thimble {
@@ -23,19 +24,11 @@ int64_t Bytes4Bit(int64_t values, int64_t block_size, bool double_quant) {
   return (values + 1) / 2 + statistics;
 }
 
-WeightStorage Storage4Bit(int64_t rows, int64_t cols, const QuantizationOptions& quantization) {
-  return {quantization.format, Bytes4Bit(rows * cols, quantization.block_size, quantization.double_quant)};
-}
-
-// Of a weight that the folder holds quantised.
-WeightStorage StoredStorage4Bit(const ModelFolder& folder, const std::string& name) {
-  WeightStorage storage{Format::kFP4, folder.Find(name)->info->bytes};
-  for (const std::string& part : BnbCompanions(folder, name)) {
-    if (absl::EndsWith(part, "__nf4")) storage.format = Format::kNF4;
-    const bool statistics = absl::EndsWith(part, "absmax") || absl::EndsWith(part, ".nested_quant_map");
-    if (statistics) storage.bytes += folder.Find(part)->info->bytes;
-  }
-  return storage;
+WeightStorage QuantisedStorage(int64_t rows, int64_t cols, const QuantizationOptions& q) {
+  if (Is4Bit(q.format)) return {q.format, Bytes4Bit(rows * cols, q.block_size, q.double_quant)};
+  // Groups that do not fit are an error when the weight is read.
+  const int64_t group = GroupOf(q.format, q.block_size, cols);
+  return {q.format, ScaledBytes(q.format, rows, cols, group == 0 ? cols : group, q.offsets, q.columns)};
 }
 
 WeightStorage StorageAs(Format format, int64_t rows, int64_t cols) {
@@ -55,12 +48,16 @@ bool IsTernary(const nlohmann::json& config) {
 StorageOf StorageFor(const ModelFolder& folder, const QuantizationOptions& quantization) {
   const bool ternary = IsTernary(folder.config());
   return [&folder, quantization, ternary](const std::string& name, int64_t rows, int64_t cols, bool linear) {
-    if (HasBnbWeight(folder, name)) return StoredStorage4Bit(folder, name);
+    if (HasStoredWeight(folder, name)) {
+      // What cannot be read is an error when it is.
+      const absl::StatusOr<StoredSize> size = StoredSizeOf(folder, name);
+      return size.ok() ? WeightStorage{size->format, size->bytes} : StorageAs(Format::kBF16, rows, cols);
+    }
     if (linear && ternary) return WeightStorage{Format::kTernary, TernaryBytes(rows, cols)};
     const TensorRef* tensor = folder.Find(name);
     const bool quantised = tensor != nullptr && IsBlockType(tensor->info->dtype);
-    if (linear && !quantised && Is4Bit(quantization.format) && !Skipped(name, quantization)) {
-      return Storage4Bit(rows, cols, quantization);
+    if (linear && !quantised && HasScales(quantization.format) && !Skipped(name, quantization)) {
+      return QuantisedStorage(rows, cols, quantization);
     }
     return StorageAs(tensor == nullptr ? Format::kF32 : FormatInMemory(tensor->info->dtype), rows, cols);
   };
@@ -68,8 +65,8 @@ StorageOf StorageFor(const ModelFolder& folder, const QuantizationOptions& quant
 
 StorageOf StorageForShape(Format dtype, const QuantizationOptions& quantization) {
   return [dtype, quantization](const std::string& name, int64_t rows, int64_t cols, bool linear) {
-    if (linear && Is4Bit(quantization.format) && !Skipped(name, quantization)) {
-      return Storage4Bit(rows, cols, quantization);
+    if (linear && HasScales(quantization.format) && !Skipped(name, quantization)) {
+      return QuantisedStorage(rows, cols, quantization);
     }
     return StorageAs(dtype, rows, cols);
   };
@@ -85,26 +82,19 @@ absl::StatusOr<StorageOf> StorageForConfig(const nlohmann::json& config, const s
   if (!config.contains("quantization_config") || !config["quantization_config"].is_object()) {
     return StorageForShape(plain, quantization);
   }
-  const nlohmann::json& stored = config["quantization_config"];
-  const std::string type = text(stored, "bnb_4bit_quant_type");
   if (IsTernary(config)) {
     return [plain](const std::string&, int64_t rows, int64_t cols, bool linear) {
       return linear ? WeightStorage{Format::kTernary, TernaryBytes(rows, cols)} : StorageAs(plain, rows, cols);
     };
   }
-  if (text(stored, "quant_method") != "bitsandbytes" || (type != "nf4" && type != "fp4")) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(path, ": quantization_config: expected bitsandbytes with nf4 or fp4, found quant_method ",
-                     text(stored, "quant_method"), "; take the model before it was quantised"));
-  }
+  ASSIGN_OR_RETURN(const StoredScheme stored, ParseStoredScheme(config["quantization_config"], path));
   QuantizationOptions own;
-  own.format = type == "nf4" ? Format::kNF4 : Format::kFP4;
-  const nlohmann::json twice = stored.value("bnb_4bit_use_double_quant", nlohmann::json());
-  own.double_quant = twice.is_boolean() && twice.get<bool>();
-  const nlohmann::json skipped = stored.value("llm_int8_skip_modules", nlohmann::json());
-  for (const nlohmann::json& name : skipped.is_array() ? skipped : nlohmann::json::array()) {
-    if (name.is_string()) own.skip.push_back(name.get<std::string>());
-  }
+  own.format = stored.format;
+  if (!Is4Bit(own.format)) own.block_size = static_cast<int32_t>(stored.group);
+  own.double_quant = stored.double_quant;
+  own.offsets = stored.offsets;
+  own.columns = stored.columns;
+  own.skip = stored.skip;
   return StorageForShape(plain, own);
 }
 

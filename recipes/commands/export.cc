@@ -32,21 +32,21 @@ absl::Status ReadFormat(ExportRequest* request) {
     return absl::OkStatus();
   }
   if (FLAGS_format.empty() || FLAGS_format == "safetensors" || request->gguf) return absl::OkStatus();
-  if (FLAGS_format == "nf4" || FLAGS_format == "fp4") {
-    request->quantize = FLAGS_format == "nf4" ? Format::kNF4 : Format::kFP4;
-    return absl::OkStatus();
-  }
+  request->quantize = WeightFormatNamed(FLAGS_format);
+  if (request->quantize.has_value()) return absl::OkStatus();
   if (FLAGS_format == "packed") {
     request->options.packed = true;
     return absl::OkStatus();
   }
-  const char* formats =
-      "safetensors (a Hugging Face folder with whole weights), nf4 or fp4 (the same in 4 bits), packed (a ternary "
-      "model "
-      "in 2 bits), gguf (the same for llama.cpp), peft (an adapter folder) or gguf_adapter (an adapter for llama.cpp)";
+  std::vector<std::string> names = WeightFormatNames();
+  const std::string formats =
+      absl::StrCat("safetensors (a Hugging Face folder with whole weights), ", absl::StrJoin(names, ", "),
+                   " (the same quantised), packed (a ternary model in 2 bits), gguf (the same "
+                   "for llama.cpp), peft (an adapter folder) or gguf_adapter (an adapter for "
+                   "llama.cpp)");
+  names.insert(names.end(), {"safetensors", "packed", "gguf", "peft", "gguf_adapter"});
   return absl::InvalidArgumentError(
-      absl::StrCat("--format: found '", FLAGS_format, "', expected ", formats,
-                   DidYouMean(FLAGS_format, {"safetensors", "nf4", "fp4", "packed", "gguf", "peft", "gguf_adapter"})));
+      absl::StrCat("--format: found '", FLAGS_format, "', expected ", formats, DidYouMean(FLAGS_format, names)));
 }
 
 absl::Status ReadGgufType(ExportRequest* request) {
@@ -127,7 +127,8 @@ Command ExportCommand() {
       "run's adapter merged into its base as it was trained, 4 bits included; of a\n"
       "model folder: the same model in another dtype, in other shards, or decoded from\n"
       "4 bits.\n"
-      "--format=nf4 or fp4: the same, then quantised as thimble quantize does it.\n"
+      "--format=nf4, fp4, int8, int4, int4_g32, int4_g64, int4_g128, fp8_e4m3,\n"
+      "fp8_e5m2 or nvfp4: the same, then quantised as thimble quantize does it.\n"
       "--format=packed: a ternary (BitNet) model with its layers in 2 bits a weight, as\n"
       "transformers reads it.\n"
       "--format=gguf: model.gguf for llama.cpp; its --dtype may also be q8_0, q4_0,\n"

@@ -15,6 +15,7 @@
 #include "ops/decode_blocks.h"
 #include "ops/parallel.h"
 #include "tests/ops/crc32.h"
+#include "tests/ops/golden_values.h"
 
 namespace thimble {
 namespace {
@@ -38,57 +39,7 @@ Format FormatNamed(const std::string& name) {
   return Format::kQ8_0;
 }
 
-float FromBits(uint32_t bits) {
-  float value;
-  std::memcpy(&value, &bits, sizeof(value));
-  return value;
-}
-
-uint32_t Mix(uint32_t x) {
-  x ^= x >> 16;
-  x *= 0x7feb352d;
-  x ^= x >> 15;
-  x *= 0x846ca68b;
-  return x ^ (x >> 16);
-}
-
-float Bell(uint32_t h) {
-  const int32_t total = static_cast<int32_t>((h & 255) + (h >> 8 & 255) + (h >> 16 & 255) + (h >> 24));
-  return static_cast<float>(total - 510) * 0x1p-13f;
-}
-
-// The input of make.py, by the same integer formula.
-float Value(int kind, uint32_t i) {
-  const uint32_t h = Mix(i + static_cast<uint32_t>(kind) * 0x9e3779b1u);
-  switch (kind) {
-    case 0:
-      return Bell(h);
-    case 1:
-      return FromBits((h & 0x807fffff) | (32 + Mix(i >> 5) % 96 + (h >> 24) % 8) << 23);
-    case 2:
-      return Mix(i >> 4) % 4 == 0 ? FromBits(h & 0x80000000) : Bell(h);
-    case 3:
-      return static_cast<float>(static_cast<int>(h % 61) - 30) *
-             std::ldexp(1.0f, static_cast<int>(Mix(i >> 5) % 20) - 15);
-    case 4:
-      return FromBits((h & 0x80000000) | (h & 0xffffff) >> (Mix(i >> 6) % 24));
-    case 5:
-      return BF16ToFloat(static_cast<uint16_t>([&] {
-        const float value = Bell(h);
-        uint32_t bits;
-        std::memcpy(&bits, &value, sizeof(bits));
-        return bits >> 16;
-      }()));
-    default:
-      return static_cast<float>(static_cast<int32_t>(h)) * 0x1p-40f;
-  }
-}
-
-std::vector<float> Values(int kind) {
-  std::vector<float> values(kCount);
-  for (int64_t i = 0; i < kCount; ++i) values[i] = Value(kind, static_cast<uint32_t>(i));
-  return values;
-}
+std::vector<float> Values(int kind) { return GoldenValues(kind, kCount); }
 
 // Half-precision scales of a block, by offset.
 std::vector<int> HalfScales(Format format) {
@@ -115,7 +66,7 @@ std::vector<int> HalfScales(Format format) {
 std::vector<uint8_t> AnyBlocks(Format format) {
   const int64_t size = InfoOf(format).bytes_per_block;
   std::vector<uint8_t> bytes(kBlocks * size);
-  for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<uint8_t>(Mix(static_cast<uint32_t>(i)) >> 7);
+  for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<uint8_t>(GoldenMix(static_cast<uint32_t>(i)) >> 7);
   for (int64_t b = 0; b < kBlocks; ++b) {
     for (int at : HalfScales(format)) bytes[b * size + at + 1] &= 0xbf;
   }

@@ -1,0 +1,60 @@
+// Every reader over its corpus, whole, cut short and changed in places: nothing may happen but a refusal. What a fuzzer
+// found stays in the corpus.
+#include <algorithm>
+#include <filesystem>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "data/file.h"
+#include "gtest/gtest.h"
+#include "tests/fuzz/readers.h"
+
+namespace thimble {
+namespace {
+
+namespace fs = std::filesystem;
+
+const char kCorpus[] = THIMBLE_SOURCE_DIR "/tests/fuzz/corpus";
+
+class FuzzCorpusTest : public testing::TestWithParam<FuzzReader> {};
+
+TEST_P(FuzzCorpusTest, RefusesOrReads) {
+  const FuzzReader& reader = GetParam();
+  std::vector<std::string> files;
+  for (const fs::directory_entry& entry :
+       fs::directory_iterator(std::string(kCorpus) + "/" + std::string(reader.name))) {
+    files.push_back(entry.path().string());
+  }
+  std::sort(files.begin(), files.end());
+  ASSERT_FALSE(files.empty());
+  for (const std::string& file : files) {
+    SCOPED_TRACE(file);
+    const std::string bytes = ReadFile(file).value();
+    ASSERT_LE(bytes.size(), 1u << 16) << "a corpus is small";
+    reader.read(bytes);
+    const size_t step = std::max<size_t>(1, bytes.size() / 24);
+    for (size_t at = 0; at < bytes.size(); at += step) {
+      reader.read(std::string_view(bytes).substr(0, at));
+      std::string changed = bytes;
+      changed[at] = static_cast<char>(changed[at] ^ (1 << at % 8));
+      reader.read(changed);
+      changed[at] = '\xff';
+      reader.read(changed);
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Readers, FuzzCorpusTest, testing::ValuesIn(FuzzReaders()),
+                         [](const auto& info) { return std::string(info.param.name); });
+
+TEST(FuzzCorpusFolders, BelongToReaders) {
+  std::set<std::string> names;
+  for (const FuzzReader& reader : FuzzReaders()) names.insert(std::string(reader.name));
+  for (const fs::directory_entry& entry : fs::directory_iterator(kCorpus)) {
+    EXPECT_EQ(names.count(entry.path().filename().string()), 1u) << entry.path();
+  }
+}
+
+}  // namespace
+}  // namespace thimble

@@ -1,0 +1,17 @@
+// The readers of files that come from elsewhere, each as a function of any bytes: it may refuse them, and nothing else
+// may happen. Run by libFuzzer (./dev fuzz) and over tests/fuzz/corpus by the tests.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace thimble {
+
+struct FuzzReader {
+  std::string_view name;  // of the folder of its corpus
+  void (*read)(std::string_view bytes);
+};
+const std::vector<FuzzReader>& FuzzReaders();
+
+}  // namespace thimble
