@@ -17,6 +17,7 @@ namespace thimble {
 absl::Status ErrnoStatus(std::string_view action, const std::string& path) {
   const int error = errno;
   const std::string message = absl::StrCat("cannot ", std::string(action), " ", path, ": ", std::strerror(error));
+  if (error == EISDIR) return absl::InvalidArgumentError(absl::StrCat(path, " is a folder, expected a file"));
   if (error == ENOENT || error == ENOTDIR) return absl::NotFoundError(message);
   if (error == EACCES || error == EPERM || error == EROFS) return absl::PermissionDeniedError(message);
   return absl::UnknownError(message);

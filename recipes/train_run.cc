@@ -48,7 +48,7 @@ class Runner {
     RETURN_IF_ERROR(ShowPlan());
     RETURN_IF_ERROR(planned_.engine->Prepare());
     RETURN_IF_ERROR(LoadModel(planned_.model.get()));
-    Say("Weights: " + FormatSummary(planned_.model->store));
+    SayEntry("Weights:", FormatSummary(planned_.model->store));
     ASSIGN_OR_RETURN(const TrainState state, StartingState());
     RETURN_IF_ERROR(WriteHead());
     const absl::StatusOr<TrainResult> trained = Train(state);
@@ -78,13 +78,24 @@ class Runner {
   }
 
  private:
+  void SayEntry(std::string_view name, const std::string& text) {
+    std::string entry;
+    AppendEntry(name, text, name.size() + 1, &entry);
+    entry.pop_back();  // the line end, which Say writes
+    Say(entry);
+  }
   ModelSession& model() { return *planned_.model; }
   const Recipe& recipe() { return planned_.model->recipe; }
 
   absl::Status ShowPlan() {
     Say(DescribeModel(model()));
     if (!planned_.auto_sizes.empty()) Say(planned_.auto_sizes);
-    if (!model().compute_reason.empty()) Say("compute: " + model().compute_reason);
+    const int64_t context = model().config.max_position;
+    if (context > 0 && recipe().data().seq_len() > context) {
+      Say(absl::StrCat("warning: data.seq_len ", recipe().data().seq_len(), " is beyond the model's context of ", context,
+                       " tokens"));
+    }
+    if (!model().compute_reason.empty()) SayEntry("compute:", model().compute_reason);
     std::string data;
     AppendEntry("Data:", planned_.data.train.description, 6, &data);
     Say(data + planned_.data.encoder->format().description);

@@ -200,6 +200,14 @@ Generated Generator::Generate(absl::Span<const int32_t> prompt, const GenerateOp
   Feed(prompt);
   Generated result;
   while (static_cast<int64_t>(result.tokens.size()) < options.max_new_tokens) {
+    if (!std::all_of(logits_.begin(), logits_.end(), [](float z) { return std::isfinite(z); })) {
+      if (status_.ok()) {
+        status_ = absl::InternalError(absl::StrCat("the logits after ", prompt.size() + result.tokens.size(),
+                                                   " tokens are not finite: the model is damaged, or its training "
+                                                   "diverged"));
+      }
+      break;
+    }
     float logprob = 0;
     const int32_t token = Choose(options, result.tokens.size(), &logprob);
     if (std::count(options.stop_tokens.begin(), options.stop_tokens.end(), token) > 0) {

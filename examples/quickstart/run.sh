@@ -24,7 +24,7 @@ digits() { awk -v number="$1" 'BEGIN { printf "%.4f", number }'; }
 percent() { awk -v share="$1" 'BEGIN { printf "%.1f%%", 100 * share }'; }
 mib() { awk -v bytes="$1" 'BEGIN { printf "%.1f MiB", bytes / 1048576 }'; }
 
-step '1 of 4: the base answers held-out questions (it was never taught the form of the answers)'
+step '1 of 4: the base answers held-out questions (their form is new to it)'
 "$thimble" eval "$here/base" --data="$here/heldout.jsonl" --exact_match --json >"$work/before.json"
 echo "exact match $(percent "$(value "$work/before.json" exact_match)")"
 
