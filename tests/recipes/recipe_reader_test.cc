@@ -137,9 +137,9 @@ TEST(RecipeReaderTest, ErrorsNameFileLineKeyAndNearestKey) {
 TEST(RecipeReaderTest, ErrorsSayWhatWasFoundAndWhatIsAllowed) {
   EXPECT_EQ(ErrorOf("loss:\n\n  z_loss: big\n"),
             "/home/me/my.yaml:6: loss.z_loss: found 'big', expected a number from 0 to 1");
-  EXPECT_EQ(
-      ErrorOf("quantization: {format: nf5}\n"),
-      "/home/me/my.yaml:4: quantization.format: found 'nf5', expected one of none, nf4, fp4; did you mean 'nf4'?");
+  EXPECT_EQ(ErrorOf("quantization: {format: nf5}\n"),
+            "/home/me/my.yaml:4: quantization.format: found 'nf5', expected one of none, nf4, fp4, int8, int4, "
+            "int4_g32, int4_g64, int4_g128, fp8_e4m3, fp8_e5m2, nvfp4; did you mean 'nf4'?");
   EXPECT_EQ(ErrorOf("training: {steps: 0}\n"),
             "/home/me/my.yaml:4: training.steps: found '0', expected a whole number from 1 to 1000000000");
   EXPECT_EQ(ErrorOf("training: {steps: 1.5}\n"),
@@ -264,7 +264,7 @@ TEST(RecipeReaderTest, RefusesPairs) {
             "/home/me/my.yaml:2: adapter.type and trainable.weights (/home/me/my.yaml:4): an adapter stands beside "
             "frozen weights: set adapter.type to none to train all");
   EXPECT_EQ(ErrorOf("quantization: {format: nf4}\n", {"adapter.type=none"}),
-            "/home/me/my.yaml:4: quantization.format and adapter.type (--set adapter.type=none): 4-bit weights are "
+            "/home/me/my.yaml:4: quantization.format and adapter.type (--set adapter.type=none): quantised weights are "
             "frozen: set adapter.type to lora or dora, or format to none");
   EXPECT_EQ(ErrorOf("output: {export: {format: peft}}\n", {"adapter.type=none"}),
             "/home/me/my.yaml:4: output.export.format and adapter.type (--set adapter.type=none): peft exports an "
