@@ -5,6 +5,7 @@
 #include "ops/check.h"
 #include "ops/parallel.h"
 #include "ops/quantize_blocks.h"
+#include "ops/quantize_scaled.h"
 #include "ops/scratch_carver.h"
 
 namespace thimble {
@@ -13,7 +14,14 @@ namespace {
 constexpr int64_t kRowsAtOnce = 64;
 constexpr int64_t kColumnsAtOnce = 256;  // of a row's share of the adapter
 
+// One scale a group, which is a share of a row.
+bool IsScaled(Format format) { return HasScales(format) && !Is4Bit(format) && format != Format::kE2M1; }
+
 void Quantize(const WeightView& out, int64_t first_row, ConstVector rows) {
+  if (IsScaled(out.format)) {
+    QuantizeScaledRows(rows, first_row, out);
+    return;
+  }
   auto* to = static_cast<uint8_t*>(const_cast<void*>(out.data)) + StoredBytes(out.format, first_row * out.cols);
   if (IsBlockFormat(out.format)) {
     QuantizeBlocks(out.format, rows, to);
@@ -48,7 +56,7 @@ void MergedRow(const MergedWeight& merged, int64_t row, float* out) {
 }
 
 bool CanQuantizeMerged(Format format) {
-  return format == Format::kF16 || format == Format::kBF16 || IsBlockFormat(format);
+  return format == Format::kF16 || format == Format::kBF16 || IsBlockFormat(format) || IsScaled(format);
 }
 
 int64_t QuantizeMergedScratchBytes(int64_t cols) {

@@ -83,13 +83,44 @@ void EncodeGroup(Format format, const float* x, int64_t n, float scale, int64_t 
   }
 }
 
+// Where a weight is written.
+struct Target {
+  Format format;
+  int64_t rows, cols;
+  int32_t group;
+  uint8_t* codes;
+  float* absmax;
+  uint8_t* absmax_codes;
+  float tensor_scale;
+};
+
 // The scale of a group, stored, and what Encode takes for it.
-float StoreScale(const float* x, int64_t block, QuantizedWeight* w) {
-  const float peak = Peak(x, w->block_size);
-  if (w->format != Format::kE2M1) return w->absmax[block] = ScaleOf(w->format, peak);
-  const uint8_t code = FloatToE4M3(std::clamp(peak / 6 / w->tensor_scale, 0x1p-6f, 448.0f));
-  w->absmax_codes[block] = code;
-  return 1 / w->tensor_scale / E4M3ToFloat(code);
+float StoreScale(const float* x, int64_t block, const Target& w) {
+  const float peak = Peak(x, w.group);
+  if (w.format != Format::kE2M1) return w.absmax[block] = ScaleOf(w.format, peak);
+  const uint8_t code = FloatToE4M3(std::clamp(peak / 6 / w.tensor_scale, 0x1p-6f, 448.0f));
+  w.absmax_codes[block] = code;
+  return 1 / w.tensor_scale / E4M3ToFloat(code);
+}
+
+bool QuantizeRows(ConstVector values, int64_t first, const Target& w) {
+  const int64_t group = w.group, begin_at = first * w.cols;
+  CHECK_EQ(values.size % w.cols, 0);
+  CHECK_LE(begin_at + values.size, w.rows * w.cols);
+  std::atomic<bool> finite{true};
+  ParallelRanges(values.size / group, std::max<int64_t>(1, 16384 / group), [&](int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; ++b) {
+      const float* x = values.data + b * group;
+      if (!Finite(x, group)) {
+        finite = false;
+        return;
+      }
+      const int64_t at = begin_at + b * group;
+      const float scale = StoreScale(x, at / group, w);
+      EncodeGroup(w.format, x, group, scale, at, w.codes);
+    }
+  });
+  return finite;
 }
 
 void QuantizeToken(const float* x, int64_t n, bool symmetric, int8_t* codes, float* scale, int32_t* zero) {
@@ -172,23 +203,16 @@ void SetTensorScale(float amax, QuantizedWeight* w) {
 }
 
 bool QuantizeScaledRows(ConstVector values, int64_t first, QuantizedWeight* w) {
-  const int64_t group = w->block_size, begin_at = first * w->cols;
-  CHECK_EQ(values.size % w->cols, 0);
-  CHECK_LE(begin_at + values.size, w->rows * w->cols);
-  std::atomic<bool> finite{true};
-  ParallelRanges(values.size / group, std::max<int64_t>(1, 16384 / group), [&](int64_t begin, int64_t end) {
-    for (int64_t b = begin; b < end; ++b) {
-      const float* x = values.data + b * group;
-      if (!Finite(x, group)) {
-        finite = false;
-        return;
-      }
-      const int64_t at = begin_at + b * group;
-      const float scale = StoreScale(x, at / group, w);
-      EncodeGroup(w->format, x, group, scale, at, w->codes.data());
-    }
-  });
-  return finite;
+  return QuantizeRows(values, first,
+                      {w->format, w->rows, w->cols, w->block_size, w->codes.data(), w->absmax.data(),
+                       w->absmax_codes.data(), w->tensor_scale});
+}
+
+bool QuantizeScaledRows(ConstVector values, int64_t first, const WeightView& w) {
+  CHECK(w.absmax != nullptr);
+  auto* codes = static_cast<uint8_t*>(const_cast<void*>(w.data));
+  return QuantizeRows(values, first,
+                      {w.format, w.rows, w.cols, w.block_size, codes, const_cast<float*>(w.absmax), nullptr, 0});
 }
 
 void QuantizeTokensInt8(ConstMatrix x, bool symmetric, int8_t* codes, Vector scales, int32_t* zeros) {

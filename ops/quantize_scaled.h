@@ -44,6 +44,8 @@ void SetTensorScale(float amax, QuantizedWeight* w);
 //   e2m1        b = E4M3(clamp((amax / 6) / s_t, 2^-6, 448)), code = the nearest of x * ((1 / s_t) / b)
 // Runs on all threads. False when a value is not finite (the rows are meaningless then).
 bool QuantizeScaledRows(ConstVector values, int64_t first, QuantizedWeight* w);
+// The same into the memory behind a view of MakeScaledWeight; not of e2m1.
+bool QuantizeScaledRows(ConstVector values, int64_t first, const WeightView& w);
 
 // Rows of activations to int8, each with a scale and, unless symmetric, a zero point: x ~ (code - zero) * scale.
 //   symmetric   scale = amax / 127.5, zero = 0

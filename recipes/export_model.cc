@@ -268,11 +268,21 @@ absl::Status WriteWeights(ModelSession* model, const ExportRequest& request, con
   ASSIGN_OR_RETURN(const HeldOut rows, FindHeldOut(model, request));
   const FolderBeside between(request.out, ".thimble-merged");
   const std::string merged = request.quantize.has_value() ? between.path() : out;
-  RETURN_IF_ERROR(ExportMerged(model->decoder, model->store, model->Source(), request.options, merged));
+  // What the run trained for is quantised from what training quantised, and the step between is nothing it computed
+  // with.
+  const std::optional<Quantize4BitOptions> trained_for = QatScheme(model->recipe);
+  const bool as_served = request.quantize.has_value() && trained_for.has_value() &&
+                         request.quantize->format == trained_for->format &&
+                         request.quantize->block_size == trained_for->block_size;
+  ExportOptions merge = request.options;
+  merge.exact_linears = as_served;
+  RETURN_IF_ERROR(ExportMerged(model->decoder, model->store, model->Source(), merge, merged));
   std::unique_ptr<TrainedEngine> trained;
   if (rows.stream != nullptr) {
     trained = std::make_unique<TrainedEngine>(model, rows, request);
-    RETURN_IF_ERROR(Measure(model, rows, request, trained->engine, merged, {"merged", report->dtype, {}}, report));
+    if (!as_served) {
+      RETURN_IF_ERROR(Measure(model, rows, request, trained->engine, merged, {"merged", report->dtype, {}}, report));
+    }
   } else {
     report->not_measured = "no rows were given";
   }

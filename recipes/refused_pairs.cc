@@ -2,8 +2,10 @@
 #include "recipes/refused_pairs.h"
 
 #include "absl/strings/str_cat.h"
+#include "recipes/recipe_options.h"
 #include "recipes/recipe_reader.h"
 #include "recipes/schema.h"
+#include "recipes/served_options.h"
 
 namespace thimble {
 namespace {
@@ -152,6 +154,17 @@ constexpr RefusedPair kRefusedPairs[] = {
      [](const Recipe& r) { return r.has_qat() && HasAdapter(r) && r.adapter().dropout() > 0; }},
     {"qat.format", "output.export.format", "an adapter alone is merged and quantised by whoever serves it: export gguf",
      [](const Recipe& r) { return r.has_qat() && r.output().export_().format() == Export::FORMAT_PEFT; }},
+    {"qat.format", "output.export.format",
+     "the run trains for another format: export that one (gguf for q8_0 to nvfp4)",
+     [](const Recipe& r) {
+       const Export::Format format = r.output().export_().format();
+       const bool quantises = WeightFormatNamed(Export::Format_Name(format)).has_value();
+       if (!r.has_qat() || (format != Export::FORMAT_GGUF && !quantises)) return false;
+       const bool gguf = QatMix(r) != nullptr;
+       return quantises ? gguf || Export::Format_Name(format) != recipe::Qat::Format_Name(r.qat().format()) : !gguf;
+     }},
+    {"qat.tensors", "qat.format", "only GGUF files mix types: leave tensors out, or take a format of GGUF",
+     [](const Recipe& r) { return r.has_qat() && r.qat().tensors_size() > 0 && QatMix(r) == nullptr; }},
     {"output.export.gguf_type", "output.export.format", "only a GGUF file has such a type: set format to gguf",
      [](const Recipe& r) {
        return r.output().export_().has_gguf_type() && r.output().export_().format() != Export::FORMAT_GGUF;

@@ -13,9 +13,12 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "data/quantize_folder.h"
 #include "ops/check.h"
 #include "ops/quantize_merged.h"
+#include "ops/quantize_scaled.h"
 #include "recipes/nearest_name.h"
+#include "recipes/recipe_options.h"
 
 namespace thimble {
 namespace {
@@ -66,7 +69,7 @@ absl::StatusOr<Exception> ParseException(const std::string& entry, const std::ve
   std::vector<std::string> types = {"none"};
   for (int f = 0; f < kFormats; ++f) {
     const auto format = static_cast<Format>(f);
-    if (!CanQuantizeMerged(format)) continue;
+    if (!CanQuantizeMerged(format) || HasScales(format)) continue;
     types.emplace_back(InfoOf(format).name);
     if (parts[1] == types.back()) exception.format = format;
   }
@@ -87,6 +90,17 @@ absl::StatusOr<Exception> ParseException(const std::string& entry, const std::ve
   return exception;
 }
 
+absl::Status CheckGroups(const Quantize4BitOptions& scheme, const std::vector<NamedMatrix>& matrices) {
+  for (const NamedMatrix& matrix : matrices) {
+    if (!IsDecoderLinear(absl::StrCat(matrix.name, ".weight"))) continue;
+    if (GroupOf(scheme.format, scheme.block_size, matrix.cols) > 0) continue;
+    return absl::InvalidArgumentError(absl::StrCat("qat.format: rows of ", matrix.name, " have ", matrix.cols,
+                                                   " values, which are no whole groups of ",
+                                                   scheme.block_size == 0 ? 2 : scheme.block_size));
+  }
+  return absl::OkStatus();
+}
+
 // "q4_k_m" of FORMAT_Q4_K_M.
 const GgufMix* MixNamed(const std::string& enum_name, const char* prefix) {
   const GgufMix* mix = FindGgufMix(absl::AsciiStrToLower(absl::StripPrefix(enum_name, prefix)));
@@ -96,15 +110,21 @@ const GgufMix* MixNamed(const std::string& enum_name, const char* prefix) {
 
 }  // namespace
 
+std::optional<Quantize4BitOptions> QatScheme(const Recipe& recipe) {
+  // nvfp4 is GGUF's here, not that of folders.
+  if (!recipe.has_qat() || QatMix(recipe) != nullptr) return std::nullopt;
+  return WeightFormatNamed(Qat::Format_Name(recipe.qat().format()));
+}
+
 const GgufMix* QatMix(const Recipe& recipe) {
   if (!recipe.has_qat()) return nullptr;
-  return MixNamed(Qat::Format_Name(recipe.qat().format()), "FORMAT_");
+  return FindGgufMix(absl::AsciiStrToLower(absl::StripPrefix(Qat::Format_Name(recipe.qat().format()), "FORMAT_")));
 }
 
 const GgufMix* ExportedMix(const Recipe& recipe) {
   const recipe::Export& from = recipe.output().export_();
   if (from.has_gguf_type()) return MixNamed(recipe::Export::GgufType_Name(from.gguf_type()), "GGUF_TYPE_");
-  if (recipe.has_qat()) return QatMix(recipe);
+  if (QatMix(recipe) != nullptr) return QatMix(recipe);
   return MixNamed(recipe::Export::Dtype_Name(from.dtype()), "DTYPE_");
 }
 
@@ -114,22 +134,32 @@ absl::StatusOr<ServedOptions> ServedOptionsOf(const Recipe& recipe, const Decode
         "qat.format: this model computes with ternary weights already (bitnet); leave the section qat out");
   }
   const std::vector<NamedMatrix> matrices = MatricesOf(config);
+  ServedOptions options;
+  if (recipe.qat().activations() == Qat::ACTIVATIONS_INT8) options.activations = ActivationGrid::kInt8;
+  if (recipe.qat().activations() == Qat::ACTIVATIONS_FP8) options.activations = ActivationGrid::kE4M3;
+  if (const std::optional<Quantize4BitOptions> scheme = QatScheme(recipe)) {
+    RETURN_IF_ERROR(CheckGroups(*scheme, matrices));
+    options.format_of = [scheme](const std::string& name, int64_t, int64_t) -> std::optional<ServedFormat> {
+      if (!IsDecoderLinear(name)) return std::nullopt;
+      return ServedFormat{scheme->format, scheme->block_size};
+    };
+    return options;
+  }
   std::vector<Exception> exceptions;
   for (const std::string& entry : recipe.qat().tensors()) {
     ASSIGN_OR_RETURN(Exception exception, ParseException(entry, matrices));
     exceptions.push_back(std::move(exception));
   }
-  ServedOptions options;
-  if (recipe.qat().activations() == Qat::ACTIVATIONS_INT8) options.activations = ActivationGrid::kInt8;
-  if (recipe.qat().activations() == Qat::ACTIVATIONS_FP8) options.activations = ActivationGrid::kE4M3;
   const GgufMix* mix = QatMix(recipe);
   options.format_of = [exceptions, mix, layers = config.num_layers, tied = config.tie_embeddings](
-                          const std::string& name, int64_t, int64_t cols) -> std::optional<Format> {
+                          const std::string& name, int64_t, int64_t cols) -> std::optional<ServedFormat> {
     const std::string module(absl::StripSuffix(name, ".weight"));
     for (auto exception = exceptions.rbegin(); exception != exceptions.rend(); ++exception) {
-      if (Matches(exception->pattern, module)) return exception->format;
+      if (!Matches(exception->pattern, module)) continue;
+      if (!exception->format) return std::nullopt;
+      return ServedFormat{*exception->format};
     }
-    return FormatOf(GgufTensorType(*mix, name, layers, cols, tied));
+    return ServedFormat{FormatOf(GgufTensorType(*mix, name, layers, cols, tied)).value()};
   };
   return options;
 }

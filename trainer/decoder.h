@@ -46,7 +46,8 @@ struct LinearWeights {
   StoreId lora_a = -1;
   StoreId lora_b = -1;
   StoreId magnitude = -1;
-  StoreId served = -1;  // of training for a format, see served_weights.h
+  StoreId served = -1;       // of training for a format, see served_weights.h
+  int64_t served_group = 0;  // values that share a scale, where its scales lie apart
   float lora_scale = 0;
   uint64_t dropout_seed = 0;
 };

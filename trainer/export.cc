@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "data/file.h"
+#include "data/quantize_folder.h"
 #include "data/ternary_weight.h"
 #include "nlohmann/json.hpp"
 #include "ops/check.h"
@@ -95,7 +96,11 @@ absl::Status ExportMerged(const Decoder& decoder, const Store& store, const Expo
   const MergedWeights weights(decoder, store);
   const auto packed = [&](StoreId id) { return options.packed && weights.IsTernary(id); };
   std::vector<TensorSpec> specs;
-  for (StoreId id : weights.ids()) AddSpecs(store.entry(id), packed(id), options.dtype, &specs);
+  for (StoreId id : weights.ids()) {
+    const StoreEntry& entry = store.entry(id);
+    const bool exact = options.exact_linears && IsDecoderLinear(entry.name);
+    AddSpecs(entry, packed(id), exact ? TensorDType::kF32 : options.dtype, &specs);
+  }
   ASSIGN_OR_RETURN(
       const std::unique_ptr<ModelFolderWriter> writer,
       ModelFolderWriter::Create(out, MergedConfig(decoder, source, options), specs, options.max_shard_bytes));

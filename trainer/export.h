@@ -18,6 +18,7 @@ struct ExportOptions {
   TensorDType dtype = TensorDType::kBF16;  // kBF16, kF16 or kF32
   bool packed = false;                     // ternary layers as codes and scale instead of masters
   int64_t max_shard_bytes = kDefaultMaxShardBytes;
+  bool exact_linears = false;  // linear layers of the decoder in f32 all the same: they are quantised from that
   double max_kl = 0.05;        // nats, mean over held-out tokens
   double min_agreement = 0.9;  // share of equal most likely tokens
 };

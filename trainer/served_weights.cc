@@ -6,18 +6,27 @@
 #include "absl/strings/str_cat.h"
 #include "ops/check.h"
 #include "ops/quantize_merged.h"
+#include "ops/quantize_scaled.h"
 #include "trainer/tape_ops.h"
 
 namespace thimble {
 namespace {
 
-StoreId Declare(const ServedOptions& options, StoreId weight, Store* store) {
+StoreId Declare(const ServedOptions& options, StoreId weight, Store* store, LinearWeights* linear = nullptr) {
   const StoreEntry& entry = store->entry(weight);
-  const std::optional<Format> format = options.format_of(entry.name, entry.rows, entry.cols);
-  if (!format) return -1;
-  CHECK(CanQuantizeMerged(*format) && entry.cols % InfoOf(*format).values_per_block == 0) << entry.name;
-  return store->AddBound(absl::StrCat(entry.name, "#served"), entry.rows, entry.cols, Category::kServed, *format,
-                         StoredBytes(*format, entry.rows * entry.cols));
+  const std::optional<ServedFormat> served = options.format_of(entry.name, entry.rows, entry.cols);
+  if (!served) return -1;
+  const Format format = served->format;
+  CHECK(CanQuantizeMerged(format) && entry.cols % InfoOf(format).values_per_block == 0) << entry.name;
+  int64_t bytes = StoredBytes(format, entry.rows * entry.cols);
+  if (HasScales(format)) {
+    CHECK(linear != nullptr) << entry.name;
+    const int64_t group = GroupOf(format, served->group, entry.cols);
+    CHECK_GT(group, 0) << entry.name;
+    linear->served_group = group;
+    bytes = ScaledBytes(format, entry.rows, entry.cols, group, /*offsets=*/false, /*columns=*/false);
+  }
+  return store->AddBound(absl::StrCat(entry.name, "#served"), entry.rows, entry.cols, Category::kServed, format, bytes);
 }
 
 // Calls use(weight, served, linear) for each; linear is null for embedding and output layer.
@@ -41,7 +50,7 @@ void DeclareServed(const ServedOptions& options, Decoder* decoder, Store* store)
   for (LayerWeights& layer : decoder->layers) {
     for (LinearWeights* linear : {&layer.q, &layer.k, &layer.v, &layer.o, &layer.gate, &layer.up, &layer.down}) {
       CHECK_LT(linear->magnitude, 0) << linear->name;
-      linear->served = Declare(options, linear->weight, store);
+      linear->served = Declare(options, linear->weight, store, linear);
     }
   }
   const bool tied = decoder->head == decoder->embedding;
@@ -63,9 +72,17 @@ StoreId ServedOf(const Decoder& decoder, StoreId weight) {
 }
 
 void BindServed(const Decoder& decoder, Store* store) {
-  ForEachServed(decoder, [store](StoreId, StoreId served, const LinearWeights*) {
+  ForEachServed(decoder, [store](StoreId, StoreId served, const LinearWeights* linear) {
     const StoreEntry& entry = store->entry(served);
     if (entry.view.data != nullptr) return;
+    if (HasScales(entry.view.format)) {
+      auto weight = std::make_shared<QuantizedWeight>(
+          MakeScaledWeight(entry.view.format, entry.rows, entry.cols, linear->served_group));
+      const WeightView view = weight->View();
+      const absl::Status bound = store->Bind(served, view, std::move(weight));
+      CHECK(bound.ok()) << bound;
+      return;
+    }
     auto bytes = std::make_shared<std::vector<uint8_t>>(entry.bytes);
     WeightView view = entry.view;
     view.data = bytes->data();

@@ -14,10 +14,16 @@
 
 namespace thimble {
 
+// One of CanQuantizeMerged, whose blocks or groups fit into a row.
+struct ServedFormat {
+  Format format = Format::kBF16;
+  int32_t group = 0;  // of codes with scales: values that share one; 0: a row
+};
+
 struct ServedOptions {
-  // The format in which a weight [rows, cols] (name as in checkpoints) will be served; nullopt: as it trains. One of
-  // CanQuantizeMerged whose blocks fit into a row.
-  std::function<std::optional<Format>(const std::string& name, int64_t rows, int64_t cols)> format_of;
+  // How a weight [rows, cols] (name as in checkpoints) will be served; nullopt: as it trains. Codes with scales are for
+  // linear layers of the decoder.
+  std::function<std::optional<ServedFormat>(const std::string& name, int64_t rows, int64_t cols)> format_of;
   ActivationGrid activations = ActivationGrid::kNone;
 };
 

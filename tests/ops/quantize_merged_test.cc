@@ -7,6 +7,7 @@
 #include "gtest/gtest.h"
 #include "ops/parallel.h"
 #include "ops/quantize_blocks.h"
+#include "ops/quantize_scaled.h"
 #include "ops/scratch_buffer.h"
 #include "tests/ops/gradient_check.h"
 
@@ -29,7 +30,7 @@ TEST(QuantizeMergedTest, TheBytesOfMergingFirst) {
   }
   for (int f = 0; f < kFormats; ++f) {
     const auto format = static_cast<Format>(f);
-    if (!CanQuantizeMerged(format)) continue;
+    if (!CanQuantizeMerged(format) || HasScales(format)) continue;
     for (const bool adapter : {false, true}) {
       const std::vector<float>& values = adapter ? merged : plain;
       std::vector<uint8_t> expected(StoredBytes(format, kRows * kCols)), found(expected.size());
@@ -56,6 +57,29 @@ TEST(QuantizeMergedTest, TheBytesOfMergingFirst) {
       EXPECT_TRUE(found == expected) << InfoOf(format).name << " " << adapter;
     }
   }
+}
+
+TEST(QuantizeMergedTest, CodesWithScalesAreThoseOfQuantizingTheWhole) {
+  TestMatrix w = TestMatrix::Random(kRows, kCols, 1);
+  std::vector<float> values(kRows * kCols);
+  for (int r = 0; r < kRows; ++r) {
+    for (int c = 0; c < kCols; ++c) values[r * kCols + c] = w(r, c);
+  }
+  int schemes = 0;
+  for (const ScaledScheme& scheme : ScaledSchemes()) {
+    if (!CanQuantizeMerged(scheme.format)) continue;
+    ++schemes;
+    const int64_t group = GroupOf(scheme.format, scheme.group, kCols);
+    QuantizedWeight expected = MakeScaledWeight(scheme.format, kRows, kCols, group), found = expected;
+    ASSERT_TRUE(QuantizeScaledRows(ConstVector(values.data(), kRows * kCols), 0, &expected));
+    MergedWeight source;
+    source.w = WeightView(values.data(), kRows, kCols);
+    ScratchBuffer scratch(QuantizeMergedScratchBytes(kCols));
+    QuantizeMerged(source, found.View(), scratch.view());
+    EXPECT_EQ(found.codes, expected.codes) << scheme.name;
+    EXPECT_EQ(found.absmax, expected.absmax) << scheme.name;
+  }
+  EXPECT_EQ(schemes, 7);
 }
 
 }  // namespace

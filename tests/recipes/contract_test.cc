@@ -105,7 +105,7 @@ class ContractTest : public SmallModelTest {
       if (recipe->at("adapter")["type"] == "dora") return;
       recipe->at("adapter").erase("dropout");
     }
-    (*recipe)["qat"] = {{"format", dice->Word({"q8_0", "q4_0", "q5_1", "mxfp4"})},
+    (*recipe)["qat"] = {{"format", dice->Word({"q8_0", "q4_0", "int8", "fp8_e4m3", "mxfp4"})},
                         {"activations", dice->Word({"none", "int8", "fp8"})},
                         {"start_step", dice->Between(0, 1)}};
   }

@@ -39,7 +39,7 @@ class ServedModel {
     decoder_ = *std::move(declared);
     if (format) {
       ServedOptions options;
-      options.format_of = [format](const std::string&, int64_t, int64_t) { return format; };
+      options.format_of = [format](const std::string&, int64_t, int64_t) { return ServedFormat{*format}; };
       options.activations = activations;
       DeclareServed(options, &decoder_, &store_);
     }
