@@ -24,7 +24,8 @@ bool CanQuantizeMerged(Format format);
 // A tile of rows in f32.
 int64_t QuantizeMergedScratchBytes(int64_t cols);
 // out, a view of memory of this shape in its format, = the merged weight quantised: the bytes that QuantizeBlocks,
-// QuantizeScaledRows, or a rounding to 16 bits, makes of MergedRow's rows. Meaningless where they are not finite. Runs on all threads.
+// QuantizeScaledRows, or a rounding to 16 bits, makes of MergedRow's rows. Meaningless where they are not finite. Runs
+// on all threads.
 void QuantizeMerged(const MergedWeight& merged, const WeightView& out, Scratch scratch);
 
 }  // namespace thimble
