@@ -40,7 +40,7 @@ const std::map<std::string_view, Formula>& Formulas() {
       {"matmul_nt", {Unit::kMatMul, [](const Shapes& s, double) { return 2 * s.Rows(0) * s.Size(1); }}},
       {"matmul_nn", {Unit::kMatMul, [](const Shapes& s, double) { return 2 * s.Rows(0) * s.Size(1); }}},
       {"matmul_tn", {Unit::kMatMul, [](const Shapes& s, double) { return 2 * s.Rows(0) * s.Size(2); }}},
-      {"bit_linear", {Unit::kMatMul, [](const Shapes& s, double) { return 2 * s.Rows(0) * s.Size(5); }}},
+      {"bit_linear", {Unit::kMatMul, [](const Shapes& s, double) { return 2 * s.Rows(0) * s.Size(2); }}},
       {"bit_linear_backward",
        {Unit::kMatMul,
         [](const Shapes& s, double) {

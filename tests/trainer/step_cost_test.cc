@@ -8,6 +8,7 @@
 #include "data/file.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
+#include "ops/ternary_storage.h"
 #include "tests/data/test_folder.h"
 #include "tests/trainer/tiny_model.h"
 #include "trainer/engine.h"
@@ -33,15 +34,19 @@ struct Planned {
   std::unique_ptr<Engine> engine;
 };
 
-void Plan(const AdapterOptions& adapter, bool full, SavePolicy policy, Planned* planned) {
-  auto decoder = DeclareDecoder(TinyConfig(), adapter, full, Compute::kF32, PlainF32, &planned->store);
-  ASSERT_TRUE(decoder.ok()) << decoder.status();
-  planned->decoder = *std::move(decoder);
+void MakeEngine(SavePolicy policy, Planned* planned) {
   EngineOptions options;
   options.activations = policy;
   options.max_tokens = kTokens;
   DeclareOptimizerState(options.optimizer, &planned->store);
   planned->engine = std::make_unique<Engine>(&planned->decoder, &planned->store, options);
+}
+
+void Plan(const AdapterOptions& adapter, bool full, SavePolicy policy, Planned* planned) {
+  auto decoder = DeclareDecoder(TinyConfig(), adapter, full, Compute::kF32, PlainF32, &planned->store);
+  ASSERT_TRUE(decoder.ok()) << decoder.status();
+  planned->decoder = *std::move(decoder);
+  MakeEngine(policy, planned);
 }
 
 // Elements of all linear layers.
@@ -54,6 +59,31 @@ double LinearElements(const Planned& planned) {
     }
   }
   return elements;
+}
+
+TEST(StepCostTest, TernaryLayersTakeAsManyOperations) {
+  DecoderConfig config = TinyConfig();
+  config.ternary = config.sub_norms = true;
+  const auto codes = [](const std::string&, int64_t rows, int64_t cols, bool linear) {
+    if (!linear) return WeightStorage{Format::kF32, rows * cols * 4};
+    return WeightStorage{Format::kTernary, TernaryBytes(rows, cols)};
+  };
+  const CostContext context{kTokens, {}, Compute::kF32};
+  for (const bool full : {true, false}) {
+    Planned planned;
+    auto decoder =
+        DeclareDecoder(config, full ? AdapterOptions() : TinyAdapter(), full, Compute::kF32, codes, &planned.store);
+    ASSERT_TRUE(decoder.ok()) << decoder.status();
+    planned.decoder = *std::move(decoder);
+    MakeEngine(SavePolicy::kKeep, &planned);
+    const Tape& tape = planned.engine->largest().tape;
+    const double products = 2 * kTokens * LinearElements(planned);
+    EXPECT_EQ(FlopsOf(tape, context, {"bit_linear"}), products);
+    // Of frozen layers the first takes no input gradient: its input is no parameter's result.
+    EXPECT_GT(FlopsOf(tape, context, {"bit_linear_backward", "matmul_nn"}), 0.7 * products);
+    EXPECT_EQ(FlopsOf(tape, context, {"matmul_tn"}), full ? products : 0);
+    EXPECT_GT(PredictTime(tape, context, kRates).seconds, 0);
+  }
 }
 
 TEST(StepCostTest, FullFineTuningTakesTwoOperationsAWeightAndToken) {
