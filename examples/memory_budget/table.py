@@ -2,7 +2,7 @@
 """Seconds a step under shares of the memory that keeping all activations takes, by policy: real runs.
 
     examples/memory_budget/table.py --model=FOLDER --data=ROWS.jsonl [--thimble=build/release/thimble]
-        [--set=KEY=VALUE ...] [--rounds=2]
+        [--set=KEY=VALUE ...] [--rounds=2] [--policies=recompute,offload_host,offload_disk,auto]
 
 Rows are texts of at least data.seq_len tokens. All runs of a round follow each other, and the least seconds of a cell over
 the rounds count, so that a machine that is busy for a while spoils no cell. Every run trains the same steps, and the
@@ -46,6 +46,9 @@ class Runs:
         settings = ["memory.activations=" + policy, "output.folder=" + os.path.join(folder, "run")]
         if budget:
             settings.append("memory.device_budget=%d" % budget)
+        if policy == "auto":
+            # It takes to a tier only where the recipe gives it one.
+            settings += ["memory.host_budget=16GiB"]
         try:
             done = subprocess.run(self.command("train", settings), capture_output=True, text=True)
             if done.returncode == 3:
@@ -78,24 +81,26 @@ def main():
     arguments.add_argument("--thimble", default=os.path.join(HERE, "../../build/release/thimble"))
     arguments.add_argument("--set", action="append", default=[])
     arguments.add_argument("--rounds", type=int, default=2)
+    arguments.add_argument("--policies", default=",".join(POLICIES))
     given = arguments.parse_args()
     runs = Runs(given)
+    policies = given.policies.split(",")
     keep_bytes = runs.keep_bytes()
     keep, cells = None, {}
     for round_number in range(given.rounds):
         keep = better(keep, runs.train("keep", 0))
         print("round %d: keep %.2f s a step in %.1f MiB" % (round_number + 1, keep[0], keep_bytes / 2**20), file=sys.stderr)
         for share in SHARES:
-            for policy in POLICIES:
+            for policy in policies:
                 cell = runs.train(policy, int(share * keep_bytes))
                 cells[share, policy] = better(cells.get((share, policy)), cell)
                 print("  %3.0f%% %s: %s" % (100 * share, policy, cell), file=sys.stderr, flush=True)
     print("keep: %.2f s a step, %.0f MiB of device memory\n" % (keep[0], keep_bytes / 2**20))
-    print("| budget | " + " | ".join(POLICIES) + " |")
-    print("| ---: |" + " ---: |" * len(POLICIES))
+    print("| budget | " + " | ".join(policies) + " |")
+    print("| ---: |" + " ---: |" * len(policies))
     for share in SHARES:
         row = []
-        for policy in POLICIES:
+        for policy in policies:
             cell = cells[share, policy]
             text = "does not fit"
             if cell:
