@@ -54,6 +54,21 @@ class PlanSearch {
         if (Allowed(SavePlan(LayerSavePlan{SaveAction::kRecompute, kept}))) Try(Spans(span, kept));
       }
     }
+    PreferPlain(uniform);
+  }
+
+  // Predictions are good to a few per cent, so less is no reason for a mixture: measured, such ones were slower than
+  // the plain plan they promised to beat by one or two.
+  void PreferPlain(const std::vector<Candidate>& uniform) {
+    constexpr double kWorthwhile = 1.03;
+    const Candidate* plain = nullptr;
+    for (const Candidate& candidate : uniform) {
+      const LayerSavePlan& layer = candidate.options.activations.layer(0);
+      const bool one_action = layer.inner == layer.elementwise && layer.inner == layer.attention;
+      if (!candidate.fits || !one_action || candidate.seconds > kWorthwhile * best_.seconds) continue;
+      if (plain == nullptr || candidate.seconds < plain->seconds) plain = &candidate;
+    }
+    if (plain != nullptr && best_.fits) best_ = *plain;
   }
 
   // Tiles cut the sums over tokens of trained norms, and DoRA passes over the weights for each.
