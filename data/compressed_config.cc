@@ -51,8 +51,10 @@ nlohmann::json CompressedConfig(Format format, int32_t group) {
                             {"observer", "minmax"},
                             {"observer_kwargs", nlohmann::json::object()}};
   if (group != 0) weights["group_size"] = group;
-  const nlohmann::json scheme = {
+  nlohmann::json scheme = {
       {"targets", {"Linear"}}, {"weights", weights}, {"input_activations", nullptr}, {"output_activations", nullptr}};
+  // Without it compressed-tensors takes 8-bit weights for packed ones, whatever the format of the whole says.
+  if (format != Format::kInt4 && !floats) scheme["format"] = "int-quantized";
   return {{"quant_method", "compressed-tensors"},
           {"format", format == Format::kInt4 ? "pack-quantized"
                      : floats                ? "float-quantized"

@@ -163,6 +163,16 @@ constexpr RefusedPair kRefusedPairs[] = {
        const bool gguf = QatMix(r) != nullptr;
        return quantises ? gguf || Export::Format_Name(format) != recipe::Qat::Format_Name(r.qat().format()) : !gguf;
      }},
+    {"qat.format", "output.export.gguf_type", "the run trains for another type: leave gguf_type out",
+     [](const Recipe& r) {
+       const GgufMix *trained = QatMix(r), *exported = ExportedMix(r);
+       return r.has_qat() && trained != nullptr && r.output().export_().has_gguf_type() && exported != nullptr &&
+              trained->type != exported->type;
+     }},
+    {"qat.start_step", "training.steps", "no step would be left to train for the format: set it lower",
+     [](const Recipe& r) {
+       return r.has_qat() && r.training().steps() > 0 && r.qat().start_step() >= r.training().steps();
+     }},
     {"qat.tensors", "qat.format", "only GGUF files mix types: leave tensors out, or take a format of GGUF",
      [](const Recipe& r) { return r.has_qat() && r.qat().tensors_size() > 0 && QatMix(r) == nullptr; }},
     {"output.export.gguf_type", "output.export.format", "only a GGUF file has such a type: set format to gguf",

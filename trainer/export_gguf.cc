@@ -188,7 +188,9 @@ absl::StatusOr<GgufTensorSpec> SpecOf(const StoreEntry& entry, const DecoderConf
     spec.dtype = served ? TensorDTypeOf(*served)
                         : GgufTensorType(mix, entry.name, config.num_layers, entry.cols, config.tie_embeddings);
     // Three values fit any type whose blocks fit the rows, but few exactly.
-    if (config.ternary && IsLinear(entry.name) && !FitsRows(mix.type, entry.cols)) spec.dtype = TensorDType::kF16;
+    if (config.ternary && IsLinear(entry.name) && !FitsRows(mix.type, entry.cols)) {
+      spec.dtype = FitsRows(TensorDType::kQ8_0, entry.cols) ? TensorDType::kQ8_0 : TensorDType::kF16;
+    }
   }
   const bool rotated = absl::StrContains(entry.name, ".q_proj.") || absl::StrContains(entry.name, ".k_proj.");
   if (paired && rotated) spec.head_rows = config.head_dim;

@@ -59,6 +59,7 @@ TEST_F(QuantizedFormatsTest, ExportsQuantiseWhatWasMerged) {
   EXPECT_EQ(Json()["dtype"], "int8");
   const auto folder = ModelFolder::Open(Path("int8")).value();
   EXPECT_EQ(folder->config()["quantization_config"]["format"], "int-quantized");
+  EXPECT_EQ(folder->config()["quantization_config"]["config_groups"]["group_0"]["format"], "int-quantized");
   EXPECT_NEAR(LossOf(Path("int8")), LossOf(Path("run")), 0.01);
 }
 

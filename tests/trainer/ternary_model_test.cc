@@ -160,7 +160,7 @@ TEST(TernaryModelTest, RowsThatAreNoBlocksStayExact) {
   const std::string path = temp / "model.gguf";
   ASSERT_TRUE(ExportGguf(trained.decoder, trained.store, kSource, *FindGgufMix("tq2_0"), path).ok());
   const Frozen read(path), packed(Packed(trained, temp / "packed"));
-  EXPECT_EQ(read.folder->Find(kLayer)->info->dtype, TensorDType::kF16);
+  EXPECT_EQ(read.folder->Find(kLayer)->info->dtype, TensorDType::kQ8_0);
   EXPECT_EQ(read.folder->Find("model.layers.0.mlp.up_proj.weight")->info->dtype, TensorDType::kTQ2_0);
   EXPECT_EQ(Codes(read.view(kLayer)), Codes(packed.view(kLayer)));
 }
