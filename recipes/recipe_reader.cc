@@ -1,6 +1,7 @@
 // YAML nodes into protobuf fields by reflection, with the place of every key for errors.
 #include "recipes/recipe_reader.h"
 
+#include <yaml-cpp/eventhandler.h>
 #include <yaml-cpp/yaml.h>
 
 #include <cmath>
@@ -8,6 +9,7 @@
 #include <filesystem>
 #include <map>
 #include <set>
+#include <sstream>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -21,6 +23,21 @@
 
 namespace thimble {
 namespace {
+
+// Where documents begin.
+class DocumentStarts : public YAML::EventHandler {
+ public:
+  std::vector<YAML::Mark> marks;
+  void OnDocumentStart(const YAML::Mark& mark) override { marks.push_back(mark); }
+  void OnDocumentEnd() override {}
+  void OnNull(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnAlias(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnScalar(const YAML::Mark&, const std::string&, YAML::anchor_t, const std::string&) override {}
+  void OnSequenceStart(const YAML::Mark&, const std::string&, YAML::anchor_t, YAML::EmitterStyle::value) override {}
+  void OnSequenceEnd() override {}
+  void OnMapStart(const YAML::Mark&, const std::string&, YAML::anchor_t, YAML::EmitterStyle::value) override {}
+  void OnMapEnd() override {}
+};
 
 using google::protobuf::Descriptor;
 using google::protobuf::FieldDescriptor;
@@ -221,19 +238,26 @@ absl::Status RecipeParser::ReadFileText(std::string_view text, Recipe* recipe) {
     return absl::InvalidArgumentError(
         absl::StrCat(file_, ": found ", text.size(), " bytes, expected a recipe of at most 1 MiB"));
   }
-  const std::vector<YAML::Node> documents = YAML::LoadAll(std::string(text));
-  if (documents.size() > 1) {
-    return absl::InvalidArgumentError(absl::StrCat(Where(documents[1]), ": found a second document, expected one"));
+  // Two at most: where a comma or a bracket stands alone, yaml-cpp finds empty documents without end.
+  std::istringstream stream{std::string(text)};
+  YAML::Parser parser(stream);
+  DocumentStarts starts;
+  while (starts.marks.size() < 2 && parser.HandleNextDocument(starts)) {
   }
-  if (documents.empty() || documents[0].IsNull()) {
+  if (starts.marks.size() > 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(file_, ":", starts.marks[1].line + 1, ": found a second document, expected one"));
+  }
+  const YAML::Node document = YAML::Load(std::string(text));
+  if (document.IsNull()) {
     return absl::InvalidArgumentError(
         absl::StrCat(file_, ": found nothing, expected a recipe; see: thimble help recipe"));
   }
-  if (!documents[0].IsMap()) {
-    return absl::InvalidArgumentError(absl::StrCat(Where(documents[0]), ": found ", Found(documents[0]),
+  if (!document.IsMap()) {
+    return absl::InvalidArgumentError(absl::StrCat(Where(document), ": found ", Found(document),
                                                    ", expected the keys of a recipe; see: thimble help recipe"));
   }
-  return ReadSection(documents[0], "", recipe);
+  return ReadSection(document, "", recipe);
 }
 
 absl::Status RecipeParser::ApplyOverride(const std::string& assignment, Recipe* recipe) {
@@ -328,6 +352,11 @@ absl::StatusOr<Recipe> Parse(std::string_view text, const std::string& path, con
   RETURN_IF_ERROR(
       CheckRefusedPairs(recipe, [&parser](const std::string& key) -> std::string { return parser.PlaceOf(key); }));
   SetDefaults(&recipe);
+  // What is refused beside another architecture, also by its default: a resolved recipe must be one that is read.
+  if (recipe.model().has_config() &&
+      recipe.model().config().architecture() != recipe::DecoderShape::ARCHITECTURE_BITNET) {
+    recipe.mutable_model()->mutable_config()->clear_ternary();
+  }
   return recipe;
 }
 

@@ -1,5 +1,5 @@
 """Writes the small files that tests/fuzz/corpus begins with. Needs numpy, safetensors and gguf. Run: python make_corpus.py
-Inputs that a fuzzer found stand beside them and stay.
+Inputs that a fuzzer found stand beside them and stay. The name of one that is to be refused begins with refused_.
 """
 import json
 import os
@@ -112,7 +112,7 @@ def folders():
            quantised({"weight": np.ones((8, 8), np.int8), "weight_scale": np.ones((8, 1), np.float16)}))
     with open(os.path.join(GOLDEN, "stored_weight", "compressed.safetensors"), "rb") as file:
         whole = file.read()
-    write("safetensors", "compressed", whole[:8] + whole[8:8 + int.from_bytes(whole[:8], "little")])
+    write("safetensors", "refused_without_data", whole[:8] + whole[8:8 + int.from_bytes(whole[:8], "little")])
     state = json.dumps({"quant_type": "nf4", "blocksize": 32, "dtype": "bfloat16", "shape": [8, 8]}).encode()
     book = np.array([-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635,
                      -0.18477343022823334, -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725,
@@ -175,10 +175,10 @@ def main():
     write("data", "alpaca.json", '[{"instruction": "do", "input": "it", "output": "done"}, '
           '{"instruction": "say \\u00e9\\ud83d\\ude00", "output": ""}]')
     write("data", "choices.jsonl", '{"context": "who?", "choices": ["a", "b"], "answer": 1}\n'
-          '{"context": "", "choices": ["c"], "answer": "A"}\n')
+          '{"context": "", "choices": ["c", "d"], "answer": "A"}\n')
     write("data", "text.txt", "One line.\n\nAnother: \xe4\xb8\xad\n".encode("latin-1"))
     write("checkpoint", "whole", bytes(16))
-    write("checkpoint", "parts", bytes([2, 3, 67, 1, 2, 34, 0, 5, 9, 0, 200, 7, 0, 1, 3, 90, 255]))
+    write("checkpoint", "refused_parts", bytes([2, 3, 67, 1, 2, 34, 0, 5, 9, 0, 200, 7, 0, 1, 3, 90, 255]))
 
 
 if __name__ == "__main__":

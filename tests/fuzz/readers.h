@@ -1,5 +1,5 @@
-// The readers of files that come from elsewhere, each as a function of any bytes: it may refuse them, and nothing else
-// may happen. Run by libFuzzer (./dev fuzz) and over tests/fuzz/corpus by the tests.
+// The readers of files that come from elsewhere, each as a function of any bytes: it may read or refuse them, and
+// nothing else may happen. Run by libFuzzer (./dev fuzz) and over tests/fuzz/corpus by the tests.
 #pragma once
 
 #include <string>
@@ -9,8 +9,8 @@
 namespace thimble {
 
 struct FuzzReader {
-  std::string_view name;  // of the folder of its corpus
-  void (*read)(std::string_view bytes);
+  std::string_view name;                 // of the folder of its corpus
+  bool (*read)(std::string_view bytes);  // true: read whole, false: refused
 };
 const std::vector<FuzzReader>& FuzzReaders();
 
