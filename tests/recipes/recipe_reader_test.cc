@@ -181,7 +181,7 @@ TEST(RecipeReaderTest, RefusesRepeatedAndMissingKeysAndOtherShapes) {
             "/home/me/my.yaml: found nothing, expected a recipe; see: thimble help recipe");
   EXPECT_EQ(Read("- a\n").status().message(),
             "/home/me/my.yaml:1: found a list, expected the keys of a recipe; see: thimble help recipe");
-  EXPECT_EQ(Read("a: 1\n---\nb: 2\n").status().message(), "/home/me/my.yaml:3: found a second document, expected one");
+  EXPECT_EQ(Read("a: 1\n---\nb: 2\n").status().message(), "/home/me/my.yaml:2: found a second document, expected one");
   EXPECT_EQ(Read("a:\n  b: 1\n c: [\n").status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(Read("? [1, 2]\n: 3\n").status().message(), "/home/me/my.yaml:1: found a list as a key");
   EXPECT_EQ(Read(std::string(100000, '[')).status().code(), absl::StatusCode::kInvalidArgument);
