@@ -92,8 +92,8 @@ class Runner {
     if (!planned_.auto_sizes.empty()) Say(planned_.auto_sizes);
     const int64_t context = model().config.max_position;
     if (context > 0 && recipe().data().seq_len() > context) {
-      Say(absl::StrCat("warning: data.seq_len ", recipe().data().seq_len(), " is beyond the model's context of ", context,
-                       " tokens"));
+      Say(absl::StrCat("warning: data.seq_len ", recipe().data().seq_len(), " is beyond the model's context of ",
+                       context, " tokens"));
     }
     if (!model().compute_reason.empty()) SayEntry("compute:", model().compute_reason);
     std::string data;
