@@ -46,26 +46,32 @@ void AppendWeightGradient(Backward& b, ValueId dy, ValueId x, ValueId w, Compute
   b.tape().Append(std::move(step));
 }
 
-// dx = dy W, added to what x's gradient holds already.
-void AppendInputGradient(Backward& b, ValueId dy, ValueId x, ValueId w, Compute compute) {
+void AppendInputGradient(Backward& b, ValueId dy, ValueId x, ValueId w, const WeightSource& source, Compute compute) {
   const ValueId so_far = b.Gradient(x);
   const ValueId dx = b.NewGradient(x);
   Step step;
-  step.op = "matmul_nn";
-  step.inputs = {dy, w};
+  step.op = source.op;
+  step.inputs = {dy};
+  step.inputs.insert(step.inputs.end(), source.inputs.begin(), source.inputs.end());
   step.outputs = {dx};
   step.scratch_bytes = LinearScratchBytes(b.tape(), x, w, compute);
   const bool accumulate = so_far != kNoValue;
+  const int last = static_cast<int>(step.inputs.size());
   if (accumulate) {
     step.inputs.push_back(so_far);
-    step.in_place = {{0, 2}};
+    step.in_place = {{0, last}};
   }
-  step.run = [compute, accumulate](const StepContext& c) {
-    if (accumulate) CopyIfApart(c.In(2), c.Out(0));
-    MatMulNN(c.In(0), c.Weight(1), c.Out(0), {.compute = compute, .accumulate = accumulate}, c.scratch());
+  step.run = [compute, accumulate, last, read = source.read, cols = b.tape().value(w).cols](const StepContext& c) {
+    if (accumulate) CopyIfApart(c.In(last), c.Out(0));
+    MatMulNN(c.In(0), read(c, cols), c.Out(0), {.compute = compute, .accumulate = accumulate}, c.scratch());
   };
   b.tape().Append(std::move(step));
   b.SetGradient(x, dx);
+}
+
+void AppendInputGradient(Backward& b, ValueId dy, ValueId x, ValueId w, Compute compute) {
+  const auto stored = [](const StepContext& c, int64_t) { return c.Weight(1); };
+  AppendInputGradient(b, dy, x, w, {"matmul_nn", {w}, stored}, compute);
 }
 
 ValueId RecordBias(Tape* tape, ValueId x, ValueId bias, const std::string& name) {

@@ -3,6 +3,8 @@
 
 #include <cstring>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "trainer/backward.h"
 #include "trainer/tape_ops.h"
@@ -20,7 +22,14 @@ int64_t LinearScratchBytes(const Tape& tape, ValueId x, ValueId w, Compute compu
 // dw += dy^T x; x is the value that is read.
 void AppendWeightGradient(Backward& b, ValueId dy, ValueId x, ValueId w, Compute compute);
 
-// dx = dy W, added to what x's gradient holds already.
+// How a step reads a weight: from `inputs`, which stand behind its first input.
+struct WeightSource {
+  std::string_view op;
+  std::vector<ValueId> inputs;
+  WeightView (*read)(const StepContext& c, int64_t cols);
+};
+// dx = dy W, added to what x's gradient holds already; W as `source` reads it, or as w is stored.
+void AppendInputGradient(Backward& b, ValueId dy, ValueId x, ValueId w, const WeightSource& source, Compute compute);
 void AppendInputGradient(Backward& b, ValueId dy, ValueId x, ValueId w, Compute compute);
 
 // y = x + bias, in place; x itself when bias is kNoValue.

@@ -31,29 +31,11 @@ void AppendTernaryWeightGradient(Backward& b, const Step& s, ValueId dy, Compute
   AppendWeightGradient(b, dy, rounded, w, compute);
 }
 
-// dx = dy W', W' being the dequantised weight, added to what x's gradient holds already.
+// dx = dy W', W' being the dequantised weight.
 void AppendTernaryInputGradient(Backward& b, const Step& s, ValueId dy, Compute compute) {
-  const ValueId w = s.inputs[2], x = s.inputs[3];
-  const ValueId so_far = b.Gradient(x);
-  const ValueId dx = b.NewGradient(x);
-  const bool accumulate = so_far != kNoValue;
-  const int64_t cols = b.tape().value(w).cols;
-  Step step;
-  step.op = "bit_linear_backward";
-  step.inputs = {dy, b.Saved(s.inputs[4]), b.Saved(s.inputs[5])};
-  step.outputs = {dx};
-  step.scratch_bytes = LinearScratchBytes(b.tape(), x, w, compute);
-  if (accumulate) {
-    step.inputs.push_back(so_far);
-    step.in_place = {{0, 3}};
-  }
-  step.run = [compute, accumulate, cols](const StepContext& c) {
-    if (accumulate) CopyIfApart(c.In(3), c.Out(0));
-    const WeightView weight = TernaryView(c.In(1), cols, c.In(2).data);
-    MatMulNN(c.In(0), weight, c.Out(0), {.compute = compute, .accumulate = accumulate}, c.scratch());
-  };
-  b.tape().Append(std::move(step));
-  b.SetGradient(x, dx);
+  const auto dequantised = [](const StepContext& c, int64_t cols) { return TernaryView(c.In(1), cols, c.In(2).data); };
+  const WeightSource source = {"bit_linear_backward", {b.Saved(s.inputs[4]), b.Saved(s.inputs[5])}, dequantised};
+  AppendInputGradient(b, dy, s.inputs[3], s.inputs[2], source, compute);
 }
 
 // y = x' W^T of a stored ternary weight.

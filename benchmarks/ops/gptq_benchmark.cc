@@ -2,21 +2,12 @@
 #include <vector>
 
 #include "benchmark/benchmark.h"
+#include "benchmarks/ops/values.h"
 #include "ops/gptq.h"
 #include "ops/quantize_scaled.h"
 
 namespace thimble {
 namespace {
-
-std::vector<float> Values(int64_t count) {
-  std::vector<float> values(count);
-  uint32_t state = 1;
-  for (float& value : values) {
-    state = state * 1664525 + 1013904223;
-    value = static_cast<float>(static_cast<int32_t>(state)) * 0x1p-36f;
-  }
-  return values;
-}
 
 void BM_Hessian(benchmark::State& state) {
   const int64_t cols = state.range(0), tokens = 512;

@@ -3,21 +3,12 @@
 #include <vector>
 
 #include "benchmark/benchmark.h"
+#include "benchmarks/ops/values.h"
 #include "ops/decode_blocks.h"
 #include "ops/quantize_blocks.h"
 
 namespace thimble {
 namespace {
-
-std::vector<float> Values(int64_t count) {
-  std::vector<float> values(count);
-  uint32_t state = 1;
-  for (float& value : values) {
-    state = state * 1664525 + 1013904223;
-    value = static_cast<float>(static_cast<int32_t>(state)) * 0x1p-36f;
-  }
-  return values;
-}
 
 void BM_Quantize(benchmark::State& state, Format format) {
   const int64_t count = 1 << 16;

@@ -3,22 +3,13 @@
 #include <vector>
 
 #include "benchmark/benchmark.h"
+#include "benchmarks/ops/values.h"
 #include "ops/quantize_scaled.h"
 
 namespace thimble {
 namespace {
 
 constexpr int64_t kRows = 64, kCols = 1024;
-
-std::vector<float> Values() {
-  std::vector<float> values(kRows * kCols);
-  uint32_t state = 1;
-  for (float& value : values) {
-    state = state * 1664525 + 1013904223;
-    value = static_cast<float>(static_cast<int32_t>(state)) * 0x1p-36f;
-  }
-  return values;
-}
 
 QuantizedWeight Made(const ScaledScheme& scheme) {
   QuantizedWeight w = MakeScaledWeight(scheme.format, kRows, kCols, GroupOf(scheme.format, scheme.group, kCols));
@@ -27,7 +18,7 @@ QuantizedWeight Made(const ScaledScheme& scheme) {
 }
 
 void BM_Quantize(benchmark::State& state, const ScaledScheme& scheme) {
-  const std::vector<float> values = Values();
+  const std::vector<float> values = Values(kRows * kCols);
   QuantizedWeight w = Made(scheme);
   for (auto _ : state) {
     if (!QuantizeScaledRows({values.data(), kRows * kCols}, 0, &w)) state.SkipWithError("not finite");
@@ -37,7 +28,7 @@ void BM_Quantize(benchmark::State& state, const ScaledScheme& scheme) {
 }
 
 void BM_Decode(benchmark::State& state, const ScaledScheme& scheme, decltype(DecodeRow)* decode) {
-  const std::vector<float> values = Values();
+  const std::vector<float> values = Values(kRows * kCols);
   QuantizedWeight w = Made(scheme);
   QuantizeScaledRows({values.data(), kRows * kCols}, 0, &w);
   std::vector<float> out(kCols), check(kCols);
